@@ -1,0 +1,282 @@
+//! Wires the stages, starts them, stops them: the only file that knows all of them.
+//!
+//! They stop in the order of the flow: listeners drain, the report goes a last
+//! time, and with the last sender gone each output sends what it holds and ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::system::uname;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::collector::{Answer, Collector, CollectorError};
+use crate::config::{self, Config, Format, LineSource};
+use crate::listen::{ListenError, Listener};
+use crate::output::{Ending, Fanout, Output};
+use crate::report::{Process, Reporter, Source, resident_bytes};
+use crate::telemetry::Telemetry;
+
+/// How long the last look at the kernel's table may take.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+/// How long outputs may go on sending once their last sender is gone.
+const OUTPUT_GRACE: Duration = Duration::from_secs(5);
+
+/// Why the daemon did not start, or ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A listener could not be bound.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A source that the configuration names refused.
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
+    /// A stage ended by itself.
+    #[error("a stage ended unexpectedly: {0}")]
+    Stage(String),
+    /// A second signal came.
+    #[error("ended by a second signal before all was sent")]
+    Interrupted,
+}
+
+impl AgentError {
+    /// Whether a capability or permission is what is missing.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Listen(error) => matches!(error, ListenError::Permission { .. }),
+            Self::Collector(error) => error.is_permission(),
+            Self::Stage(_) | Self::Interrupted => false,
+        }
+    }
+}
+
+/// The daemon, from bound sockets to the last line sent.
+///
+/// # Errors
+/// Fails when a listener cannot be bound or a source that is named refuses; once
+/// it runs, only when a stage ends by itself.
+pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentError> {
+    let mut telemetry = Telemetry::default();
+    let outputs = Outputs::start(config, &mut telemetry);
+    let forwarded = Arc::new(outputs.forwarded);
+
+    let mut bound = Vec::new();
+    for listener in &config.listeners {
+        let listener = Listener::bind(listener).await?;
+        let counters = Arc::default();
+        let name = listener.address().to_string();
+        telemetry.listeners.push((name, Arc::clone(&counters)));
+        bound.push((listener, counters));
+    }
+    let collector = Collector::start(config, Arc::clone(&telemetry.collector))?;
+
+    let mut stages = JoinSet::new();
+    for (listener, counters) in bound {
+        stages.spawn(listener.run(Arc::clone(&forwarded), counters, stop.clone()));
+    }
+    drop(forwarded);
+    let voice = Voice {
+        reporter: Reporter::new(
+            &config.report,
+            &config.tags,
+            outputs.tagged,
+            outputs.untagged,
+        ),
+        telemetry,
+        source: Source::Off,
+        started: Instant::now(),
+    };
+    let last_report = CancellationToken::new();
+    let mut report = tokio::spawn(report(
+        voice,
+        collector,
+        config.interval.0,
+        last_report.clone(),
+    ));
+
+    let mut tasks = outputs.tasks;
+    let mut failure = loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break None,
+            ended = &mut report => break Some(unexpected("report", ended)),
+            Some(ended) = stages.join_next() => break Some(unexpected("listener", ended)),
+            Some(_) = tasks.join_next() => if tasks.is_empty() {
+                info!("nobody reads any output any more: stopping");
+                break None;
+            },
+        }
+    };
+    stop.cancel();
+    while let Some(ended) = stages.join_next().await {
+        if let Err(error) = ended {
+            failure.get_or_insert_with(|| unexpected("listener", Err(error)));
+        }
+    }
+    last_report.cancel();
+    if !report.is_finished()
+        && let Err(error) = report.await
+    {
+        failure.get_or_insert_with(|| unexpected("report", Err(error)));
+    }
+    finish(tasks, &outputs.give_up).await;
+    failure.map_or(Ok(()), Err)
+}
+
+fn unexpected(stage: &str, ended: Result<(), JoinError>) -> AgentError {
+    AgentError::Stage(match ended {
+        Ok(()) => format!("the {stage} ended"),
+        Err(error) => format!("the {stage} failed: {error}"),
+    })
+}
+
+/// The outputs' tasks, and the ends that lines go into.
+struct Outputs {
+    tasks: JoinSet<Ending>,
+    /// Makes them count what they hold as dropped.
+    give_up: CancellationToken,
+    /// The agent's own lines, for formats with tags.
+    tagged: Fanout,
+    /// The agent's own lines, for formats without.
+    untagged: Fanout,
+    /// Lines of the listeners.
+    forwarded: Fanout,
+}
+
+impl Outputs {
+    fn start(config: &Config, telemetry: &mut Telemetry) -> Self {
+        let give_up = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let (mut tagged, mut untagged, mut forwarded) = (Vec::new(), Vec::new(), Vec::new());
+        for output in &config.outputs {
+            let counters = Arc::default();
+            let hostname = hostname(config, output);
+            let (inlet, task) = Output::new(output, &hostname, Arc::clone(&counters));
+            telemetry
+                .outputs
+                .push((output.address.to_string(), counters));
+            if output.takes(LineSource::Collector) {
+                let own = inlet.for_source(LineSource::Collector);
+                if output.format.has_tags() {
+                    tagged.push(own);
+                } else {
+                    untagged.push(own);
+                }
+            }
+            if output.takes(LineSource::Listeners) {
+                forwarded.push(inlet.for_source(LineSource::Listeners));
+            }
+            info!(address = %output.address, "sending to");
+            tasks.spawn(task.run(give_up.clone()));
+        }
+        Self {
+            tasks,
+            give_up,
+            tagged: Fanout::new(tagged),
+            untagged: Fanout::new(untagged),
+            forwarded: Fanout::new(forwarded),
+        }
+    }
+}
+
+/// The reporting host's name as an output has it: where it is a tag, the system's
+/// unless the configuration has another; as a part of names, only when asked for.
+fn hostname(config: &Config, output: &config::Output) -> String {
+    match output.format {
+        Format::Graphite | Format::Influx if config.hostname.is_empty() => {
+            uname().nodename().to_string_lossy().into_owned()
+        }
+        _ => config.hostname.clone(),
+    }
+}
+
+/// Waits for the outputs, whose senders are gone, and then for them to give up.
+async fn finish(mut tasks: JoinSet<Ending>, give_up: &CancellationToken) {
+    let mut all = std::pin::pin!(async move {
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                error!(%error, "an output failed");
+            }
+        }
+    });
+    if timeout(OUTPUT_GRACE, &mut all).await.is_err() {
+        warn!(grace = ?OUTPUT_GRACE, "outputs still hold lines: giving up on them");
+        give_up.cancel();
+        all.await;
+    }
+}
+
+/// The report and what it tells of.
+struct Voice {
+    reporter: Reporter,
+    telemetry: Telemetry,
+    source: Source,
+    started: Instant,
+}
+
+impl Voice {
+    async fn report(&mut self, answer: Option<Answer>) {
+        if let Some(answer) = &answer {
+            self.source = answer.source;
+        }
+        let process = Process {
+            source: self.source,
+            started: self.started,
+            resident: resident_bytes(),
+        };
+        let now = Instant::now();
+        self.reporter
+            .report(
+                answer.as_ref().map(|answer| &answer.snapshot),
+                &self.telemetry,
+                &process,
+                now,
+            )
+            .await;
+    }
+}
+
+/// Asks the collector at each tick, and sends what it answers and what the agent
+/// counted itself.
+async fn report(
+    mut voice: Voice,
+    mut collector: Option<Collector>,
+    every: Duration,
+    last: CancellationToken,
+) {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let busy = collector.as_ref().is_some_and(Collector::is_busy);
+        tokio::select! {
+            biased;
+            () = last.cancelled() => break,
+            answer = answer(&mut collector), if busy => voice.report(answer).await,
+            _ = ticks.tick() => match &mut collector {
+                Some(collector) => {
+                    if !collector.ask() {
+                        voice.telemetry.collector.skipped.add(1);
+                        voice.report(None).await;
+                    }
+                }
+                None => voice.report(None).await,
+            }
+        }
+    }
+    if let Some(collector) = &mut collector {
+        // Whether it is asked now or was before, an answer comes.
+        collector.ask();
+    }
+    let answer = timeout(LAST_LOOK, answer(&mut collector)).await;
+    voice.report(answer.ok().flatten()).await;
+}
+
+async fn answer(collector: &mut Option<Collector>) -> Option<Answer> {
+    match collector {
+        Some(collector) => collector.answer().await,
+        None => None,
+    }
+}

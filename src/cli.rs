@@ -1,0 +1,179 @@
+//! The command line: what each subcommand is given, and the exit code of each end.
+
+mod check;
+mod logging;
+mod run;
+mod snapshot;
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::agent::AgentError;
+use crate::collector::CollectorError;
+use crate::config::{self, ConfigError, Environment, Loaded};
+
+/// Where the configuration is when `--config` does not say.
+const DEFAULT_CONFIG: &str = "/etc/conntally/conntally.toml";
+
+/// Counts this host's connections by remote host and state, pushes the counts over
+/// statsd, and relays the `DogStatsD` metrics of local programs.
+#[derive(Debug, Parser)]
+#[command(name = "conntally", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+/// How much is logged.
+#[derive(Debug, Args)]
+struct Verbosity {
+    /// Log more; twice for everything.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Log less; twice for errors alone.
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "verbose")]
+    quiet: u8,
+    /// What to log, by module: `info,conntally::output=debug`. Else from `CONNTALLY_LOG`.
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon.
+    Run(ConfigArgs),
+    /// Read and validate a configuration.
+    Check(check::CheckArgs),
+    /// Print one look at the kernel's table: a row per remote host.
+    Snapshot(snapshot::SnapshotArgs),
+}
+
+/// Which configuration.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The configuration file [default: /etc/conntally/conntally.toml if it is there,
+    /// else the built-in defaults].
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn load(&self, environment: &Environment) -> Result<Loaded, ConfigError> {
+        match &self.config {
+            Some(path) => config::load(path, environment),
+            None if Path::new(DEFAULT_CONFIG).exists() => {
+                config::load(Path::new(DEFAULT_CONFIG), environment)
+            }
+            None => config::built_in(environment),
+        }
+    }
+}
+
+/// How the program ends, by the numbers of `sysexits.h` where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// All went well.
+    Fine = 0,
+    /// Anything that has no number of its own.
+    Other = 1,
+    /// `EX_USAGE`: the arguments are wrong.
+    Usage = 64,
+    /// `EX_NOINPUT`: no such file.
+    NoFile = 66,
+    /// `EX_UNAVAILABLE`: the daemon is not running.
+    NotRunning = 69,
+    /// `EX_NOPERM`: a capability or permission is missing.
+    Permission = 77,
+    /// `EX_CONFIG`: the configuration is wrong.
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a subcommand failed.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("--log: {0}")]
+    Log(#[from] logging::LogError),
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
+    #[error("cannot start: {0}")]
+    Start(#[source] io::Error),
+}
+
+impl CliError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Config(ConfigError::Missing { .. }) => Exit::NoFile,
+            Self::Config(ConfigError::Unreadable { source, .. }) => match source.kind() {
+                io::ErrorKind::PermissionDenied => Exit::Permission,
+                _ => Exit::Config,
+            },
+            Self::Config(ConfigError::Wrong(_)) => Exit::Config,
+            Self::Log(_) => Exit::Usage,
+            Self::Collector(error) if error.is_permission() => Exit::Permission,
+            Self::Agent(error) if error.is_permission() => Exit::Permission,
+            // Whoever read our output has seen enough.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Fine,
+            Self::Start(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Exit::Permission
+            }
+            Self::Collector(_) | Self::Agent(_) | Self::Output(_) | Self::Start(_) => Exit::Other,
+        }
+    }
+}
+
+/// Runs the program with these arguments, the program's name first.
+#[must_use]
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to tell if the terminal is gone.
+            let _gone = error.print();
+            return if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Fine
+            };
+        }
+    };
+    let environment = Environment::of_process();
+    let outcome = match &cli.command {
+        Command::Run(args) => run::run(args, &cli.verbosity, &environment),
+        Command::Check(args) => check::check(args, &environment),
+        Command::Snapshot(args) => snapshot::snapshot(args, &environment),
+    };
+    match outcome {
+        Ok(()) => Exit::Fine,
+        Err(error) => {
+            let exit = error.exit();
+            if exit != Exit::Fine {
+                tell(&format!("conntally: {error}"));
+            }
+            exit
+        }
+    }
+}
+
+/// One line on standard error.
+fn tell(line: &str) {
+    let _gone = writeln!(io::stderr(), "{line}");
+}

@@ -1,0 +1,117 @@
+//! The configuration: one TOML file, strict, every key with a default.
+//!
+//! The structs are the validated form: a value that its type admits is one that
+//! the program can run with, but for what only several keys together can show
+//! ([`Config::mistakes`]).
+
+mod collector;
+mod environment;
+mod hosts;
+mod listener;
+mod load;
+mod output;
+mod place;
+mod report;
+#[cfg(test)]
+mod tests;
+mod units;
+mod validate;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::collector::{Collector, CollectorMode, Family, SourceChoice};
+pub use self::environment::Environment;
+pub use self::hosts::{Hosts, Names, NatView, PublicInbound};
+pub use self::listener::{Framing, Listener, OriginChoice};
+pub use self::load::{ConfigError, Loaded, built_in, load, parse};
+pub use self::output::{Format, LineSource, OnFull, Output};
+pub use self::place::{File, Place, Wrong};
+pub use self::report::{Report, StateView};
+pub use self::units::{ByteRate, ByteSize, FileMode, Interval, Mark, MarkFilter, UnitError};
+pub use self::validate::Mistake;
+
+/// The whole of it.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// A tick: count, report, flush. Defaults to 10s.
+    pub interval: Interval,
+    /// Tags on every metric that the agent itself reports. Defaults to none.
+    pub tags: Vec<String>,
+    /// The reporting host's name; empty means the system's.
+    pub hostname: String,
+    /// Where connections are read from.
+    pub collector: Collector,
+    /// What a connection's remote host is, and how many are told apart.
+    pub hosts: Hosts,
+    /// What is reported of them.
+    pub report: Report,
+    /// Where lines go.
+    #[serde(rename = "output")]
+    pub outputs: Vec<Output>,
+    /// Where lines come from.
+    #[serde(rename = "listener")]
+    pub listeners: Vec<Listener>,
+    /// When to slow senders down for memory's sake.
+    pub memory: Memory,
+    /// The control socket and the HTTP endpoint.
+    pub admin: Admin,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            interval: Interval::from_secs(10),
+            tags: Vec::new(),
+            hostname: String::new(),
+            collector: Collector::default(),
+            hosts: Hosts::default(),
+            report: Report::default(),
+            outputs: Vec::new(),
+            listeners: Vec::new(),
+            memory: Memory::default(),
+            admin: Admin::default(),
+        }
+    }
+}
+
+/// `[memory]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Memory {
+    /// "auto" (the cgroup's, else none) or a size.
+    pub limit: String,
+    /// Share of the limit from which reads are delayed.
+    pub low: f64,
+    /// Share of the limit from which they stop.
+    pub high: f64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            limit: "auto".to_owned(),
+            low: 0.7,
+            high: 0.8,
+        }
+    }
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Path of the control socket.
+    pub socket: String,
+    /// Address of the HTTP endpoint; empty means none.
+    pub http: String,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            socket: "/run/conntally/admin.sock".to_owned(),
+            http: String::new(),
+        }
+    }
+}

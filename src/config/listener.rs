@@ -1,0 +1,79 @@
+//! `[[listener]]`: where lines come from.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ByteRate, ByteSize, FileMode, Interval};
+use crate::address::Address;
+
+/// How a stream is cut into frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Framing {
+    /// Told from its first bytes.
+    Auto,
+    /// A little-endian `u32` before each.
+    Length,
+    /// Lines.
+    Newline,
+}
+
+/// What is added to a line about its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OriginChoice {
+    /// Nothing.
+    None,
+    /// The container id as `c:`, where a line has none.
+    Field,
+    /// Tags.
+    Tags,
+}
+
+/// `[[listener]]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listener {
+    /// Where. Defaults to `unixstream:///run/conntally/dsd_stream.socket`.
+    pub address: Address,
+    /// Permission bits of the socket file. Defaults to 0722.
+    pub mode: FileMode,
+    /// `user:group` of the socket file; empty means the process's.
+    pub owner: String,
+    /// Most connections at once. Defaults to 1024.
+    pub max_connections: usize,
+    /// Defaults to auto.
+    pub framing: Framing,
+    /// Longest frame or datagram. Defaults to 8 KiB.
+    pub max_frame: ByteSize,
+    /// After so long without a byte a connection is closed; 0 means never.
+    pub idle_timeout: Interval,
+    /// A frame begun must end within this.
+    pub read_timeout: Interval,
+    /// Bytes per second and connection.
+    pub rate: ByteRate,
+    /// Defaults to field.
+    pub origin: OriginChoice,
+    /// Tags added to every line.
+    pub tags: Vec<String>,
+    /// Users who may send; empty means whoever the file mode lets in.
+    pub allow_uids: Vec<u32>,
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self {
+            address: Address::UnixStream("/run/conntally/dsd_stream.socket".into()),
+            mode: FileMode(0o722),
+            owner: String::new(),
+            max_connections: 1024,
+            framing: Framing::Auto,
+            max_frame: ByteSize::kib(8),
+            idle_timeout: Interval::from_secs(0),
+            read_timeout: Interval::from_secs(10),
+            rate: ByteRate::default(),
+            origin: OriginChoice::Field,
+            tags: Vec::new(),
+            allow_uids: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `[[output]]`: where lines go.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ByteRate, ByteSize, Interval};
+use crate::address::{Address, DEFAULT_PORT, HostPort};
+
+/// How an output writes a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Datadog's: tags behind `|#`.
+    Dogstatsd,
+    /// Plain: no tags; host and state are parts of the name.
+    Statsd,
+    /// Tags in the name, `;key=value`.
+    Graphite,
+    /// Tags in the name, `,key=value`.
+    Influx,
+}
+
+impl Format {
+    /// Whether a line can carry tags.
+    #[must_use]
+    pub const fn has_tags(self) -> bool {
+        !matches!(self, Self::Statsd)
+    }
+}
+
+/// What happens to a line that finds its output's queue full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFull {
+    /// Merged by context. Until there is a backlog, as `block`.
+    Merge,
+    /// Senders wait; the agent's own lines are dropped and counted.
+    Block,
+    /// Dropped and counted.
+    Drop,
+}
+
+/// Whose lines an output takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LineSource {
+    /// The agent's own metrics.
+    Collector,
+    /// What senders bring.
+    Listeners,
+}
+
+/// `[[output]]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Output {
+    /// Where to. Defaults to `udp://127.0.0.1:8125`.
+    pub address: Address,
+    /// Defaults to dogstatsd.
+    pub format: Format,
+    /// Most bytes in a payload. Defaults to 1432 B for UDP, 8 KiB else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_payload: Option<ByteSize>,
+    /// Bytes per second; empty means no limit.
+    pub rate: ByteRate,
+    /// Bytes that may go at once above the rate; empty means one second's.
+    pub burst: String,
+    /// Whether a tick's report is paced over the tick. Defaults to true.
+    pub spread: bool,
+    /// The longest that a line waits for company. Defaults to 100ms.
+    pub flush_interval: Interval,
+    /// Bytes waiting before `on_full` applies. Defaults to 4 MiB.
+    pub queue: ByteSize,
+    /// Defaults to block.
+    pub on_full: OnFull,
+    /// What may be merged.
+    pub backlog_contexts: u64,
+    /// Whether an outage's counts and gauges carry their own timestamps.
+    pub backfill: bool,
+    /// Name globs; empty means all.
+    pub only: Vec<String>,
+    /// Defaults to both.
+    pub sources: Vec<LineSource>,
+}
+
+/// The Agent's own default for UDP: what a 1500 byte MTU leaves, less some for tunnels.
+const UDP_PAYLOAD: ByteSize = ByteSize(1432);
+/// The Agent's `dogstatsd_buffer_size`.
+const STREAM_PAYLOAD: ByteSize = ByteSize::kib(8);
+
+impl Output {
+    /// Most bytes in a payload, from the key or the transport.
+    #[must_use]
+    pub fn payload_limit(&self) -> usize {
+        self.max_payload
+            .unwrap_or(match self.address {
+                Address::Udp(_) => UDP_PAYLOAD,
+                _ => STREAM_PAYLOAD,
+            })
+            .as_usize()
+    }
+
+    /// Whether it takes lines from there.
+    #[must_use]
+    pub fn takes(&self, source: LineSource) -> bool {
+        self.sources.contains(&source)
+    }
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self {
+            address: Address::Udp(HostPort {
+                host: "127.0.0.1".to_owned(),
+                port: DEFAULT_PORT,
+            }),
+            format: Format::Dogstatsd,
+            max_payload: None,
+            rate: ByteRate::default(),
+            burst: String::new(),
+            spread: true,
+            flush_interval: Interval::from_millis(100),
+            queue: ByteSize::mib(4),
+            on_full: OnFull::Block,
+            backlog_contexts: 100_000,
+            backfill: false,
+            only: Vec::new(),
+            sources: vec![LineSource::Collector, LineSource::Listeners],
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! What only several keys together, or a value's bounds, can show to be wrong.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::path::Path;
+use std::time::Duration;
+
+use super::{CollectorMode, Config, Interval, Listener, Names, OnFull, OriginChoice, Output};
+use crate::address::Address;
+use crate::report::text::check_tag;
+
+/// A key whose value cannot be run with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The key, as in `output[1].queue`.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.message)
+    }
+}
+
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+/// The longest UDP payload over IPv4: 65535 less the headers of IP and UDP.
+const MAX_UDP_PAYLOAD: u64 = 65_507;
+const MIN_PAYLOAD: u64 = 128;
+const MAX_PAYLOAD: u64 = 1 << 20;
+const MIN_FRAME: u64 = 64;
+/// A length prefix is told from text by its high byte, which is zero below this.
+const MAX_FRAME: u64 = (1 << 24) - 1;
+/// A read takes up to this much room in the queue at once.
+const MIN_QUEUE: u64 = 64 << 10;
+
+struct Mistakes(Vec<Mistake>);
+
+impl Mistakes {
+    fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Mistake {
+            key: key.into(),
+            message: message.into(),
+        });
+    }
+
+    fn tags(&mut self, key: &str, tags: &[String]) {
+        for tag in tags {
+            if let Err(error) = check_tag(tag) {
+                self.add(key, error.to_string());
+            }
+        }
+    }
+}
+
+impl Config {
+    /// Every mistake that the types let through.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        let mut found = Mistakes(Vec::new());
+        if self.interval.0 < MIN_INTERVAL {
+            found.add("interval", "must be at least 100ms");
+        }
+        found.tags("tags", &self.tags);
+        self.check_collector(&mut found);
+        self.check_hosts(&mut found);
+        let prefix = &self.report.prefix;
+        if !prefix
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+            || !prefix.starts_with(|first: char| first.is_ascii_alphabetic())
+        {
+            found.add(
+                "report.prefix",
+                format!("{prefix:?}: begin with a letter; letters, digits, dots, _ and - only"),
+            );
+        }
+        for (index, output) in self.outputs.iter().enumerate() {
+            self.check_output(&format!("output[{index}]"), output, &mut found);
+        }
+        let mut seen = BTreeSet::new();
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let key = format!("listener[{index}]");
+            check_listener(&key, listener, &mut found);
+            if !seen.insert(listener.address.to_string()) {
+                found.add(
+                    format!("{key}.address"),
+                    format!("{} is listened on already", listener.address),
+                );
+            }
+        }
+        let memory = &self.memory;
+        if !(memory.low > 0.0 && memory.low <= memory.high && memory.high <= 1.0) {
+            found.add("memory.low", "0 < low <= high <= 1 must hold");
+        }
+        if memory.limit != "auto" && memory.limit.parse::<super::ByteSize>().is_err() {
+            found.add("memory.limit", "write \"auto\" or a size, as in \"64MiB\"");
+        }
+        found.0
+    }
+
+    fn check_collector(&self, found: &mut Mistakes) {
+        if self.collector.protocols.is_empty() {
+            found.add(
+                "collector.protocols",
+                "names no protocol: leave it out for [\"tcp\"]",
+            );
+        }
+        if self.collector.families.is_empty() {
+            found.add(
+                "collector.families",
+                "names no family: leave it out for both",
+            );
+        }
+    }
+
+    fn check_hosts(&self, found: &mut Mistakes) {
+        if self.hosts.max == 0 {
+            found.add("hosts.max", "must be at least 1");
+        }
+        let names = (self
+            .hosts
+            .groups
+            .iter()
+            .map(|(at, name)| ("groups", at.to_string(), name)))
+        .chain(
+            self.hosts
+                .aliases
+                .iter()
+                .map(|(at, name)| ("aliases", at.to_string(), name)),
+        );
+        for (table, at, name) in names {
+            if name.is_empty()
+                || name.contains(['|', ',', '#'])
+                || name.chars().any(char::is_control)
+            {
+                found.add(
+                    format!("hosts.{table}"),
+                    format!("the name {name:?} of {at} cannot be a tag: not empty, no | , # or line break"),
+                );
+            } else if name == "other" || name == "public" {
+                found.add(
+                    format!("hosts.{table}"),
+                    format!("the name {name:?} of {at} is taken: it is the name of what is folded"),
+                );
+            }
+        }
+    }
+
+    fn check_output(&self, key: &str, output: &Output, found: &mut Mistakes) {
+        let payload = output.payload_limit() as u64;
+        let most = match output.address {
+            Address::Udp(_) => MAX_UDP_PAYLOAD,
+            _ => MAX_PAYLOAD,
+        };
+        if !(MIN_PAYLOAD..=most).contains(&payload) {
+            found.add(
+                format!("{key}.max_payload"),
+                format!(
+                    "must be from {MIN_PAYLOAD} to {most} bytes for {}",
+                    output.address
+                ),
+            );
+        }
+        let least = MIN_QUEUE.max(2 * payload);
+        if output.queue.0 < least {
+            found.add(
+                format!("{key}.queue"),
+                format!("must be at least {least} bytes, to hold what one read brings"),
+            );
+        }
+        if output.sources.is_empty() {
+            found.add(
+                format!("{key}.sources"),
+                "names no source: leave it out for both",
+            );
+        }
+        let address = format!("{key}.address");
+        if let Address::Udp(end) | Address::Tcp(end) = &output.address
+            && end.port == 0
+        {
+            found.add(&address, "port 0 is no port to send to");
+        }
+        for listener in &self.listeners {
+            let same = match (output.address.path(), listener.address.path()) {
+                (Some(one), Some(other)) => same_file(one, other),
+                _ => same_port(&output.address, &listener.address),
+            };
+            if same {
+                found.add(
+                    &address,
+                    format!(
+                        "{} is one of conntally's own listeners: what it sent would come back for ever",
+                        output.address
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Keys that are set to what this version does not do, and what it does instead.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        const NOTHING: &str = "has no effect in this version";
+        let default = Self::default();
+        let mut notes = Vec::new();
+        let mut note = |differs: bool, key: &str, effect: &str| {
+            if differs {
+                notes.push(format!("{key} {effect}"));
+            }
+        };
+        let (mine, usual) = (&self.collector, &default.collector);
+        note(
+            matches!(mine.mode, CollectorMode::Hybrid | CollectorMode::Events),
+            "collector.mode",
+            "is \"dump\" in this version, whatever it says",
+        );
+        for (differs, key) in [
+            (mine.netns != usual.netns, "collector.netns"),
+            (
+                mine.receive_buffer != usual.receive_buffer,
+                "collector.receive_buffer",
+            ),
+            (
+                mine.resync_interval != usual.resync_interval,
+                "collector.resync_interval",
+            ),
+            (mine.max_flows != usual.max_flows, "collector.max_flows"),
+            (self.hosts.names != Names::None, "hosts.names"),
+            (self.report.traffic, "report.traffic"),
+            (self.report.durations, "report.durations"),
+            (self.memory != default.memory, "[memory]"),
+            (self.admin != default.admin, "[admin]"),
+        ] {
+            note(differs, key, NOTHING);
+        }
+        let usual = Output::default();
+        for (index, output) in self.outputs.iter().enumerate() {
+            let at = |key: &str| format!("output[{index}].{key}");
+            note(
+                output.on_full == OnFull::Merge,
+                &at("on_full"),
+                "\"merge\" acts as \"block\" in this version",
+            );
+            for (differs, key) in [
+                (output.rate != usual.rate, "rate"),
+                (output.burst != usual.burst, "burst"),
+                (output.spread != usual.spread, "spread"),
+                (
+                    output.backlog_contexts != usual.backlog_contexts,
+                    "backlog_contexts",
+                ),
+                (output.backfill != usual.backfill, "backfill"),
+                (output.only != usual.only, "only"),
+            ] {
+                note(differs, &at(key), NOTHING);
+            }
+        }
+        let usual = Listener::default();
+        for (index, listener) in self.listeners.iter().enumerate() {
+            note(
+                listener.origin == OriginChoice::Tags,
+                &format!("listener[{index}].origin"),
+                "\"tags\" acts as \"none\" in this version",
+            );
+            note(
+                listener.rate != usual.rate,
+                &format!("listener[{index}].rate"),
+                NOTHING,
+            );
+        }
+        notes
+    }
+}
+
+/// Whether both paths lead to the same file, through whatever links.
+fn same_file(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| {
+        let directory = path.parent()?.canonicalize().ok()?;
+        Some(directory.join(path.file_name()?))
+    };
+    one == other || real(one).is_some_and(|one| Some(one) == real(other))
+}
+
+/// Whether both are the same port of this host.
+fn same_port(output: &Address, listener: &Address) -> bool {
+    let ((Address::Udp(sends), Address::Udp(listens))
+    | (Address::Tcp(sends), Address::Tcp(listens))) = (output, listener)
+    else {
+        return false;
+    };
+    if sends.port != listens.port {
+        return false;
+    }
+    match (address_of(&sends.host), address_of(&listens.host)) {
+        (Some(sends), Some(listens)) => {
+            // To send to the wildcard is to send to the host itself, and to listen on
+            // it is to listen on every address of the host.
+            sends == listens
+                || is_own(sends) && (listens.is_unspecified() || sends.is_unspecified())
+        }
+        _ => sends.host == listens.host,
+    }
+}
+
+/// The address that a host is for sure, without asking a resolver.
+fn address_of(host: &str) -> Option<IpAddr> {
+    match host {
+        "localhost" | "ip4-localhost" => Some(Ipv4Addr::LOCALHOST.into()),
+        "ip6-localhost" | "ip6-loopback" => Some(Ipv6Addr::LOCALHOST.into()),
+        _ => host.parse().ok(),
+    }
+}
+
+/// Whether the host itself has the address: a socket can be bound to no other.
+fn is_own(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
+}
+
+fn check_listener(key: &str, listener: &Listener, found: &mut Mistakes) {
+    let what = match listener.address {
+        Address::Stdout => Some("nothing comes in by stdout:"),
+        Address::Unix(_) => Some("a listener cannot find out what its clients speak:"),
+        _ => None,
+    };
+    if let Some(what) = what {
+        found.add(
+            format!("{key}.address"),
+            format!("{what} write unixstream:///path, unixgram:///path, udp:// or tcp://"),
+        );
+    }
+    if !listener.allow_uids.is_empty() && !matches!(listener.address, Address::UnixStream(_)) {
+        found.add(
+            format!("{key}.allow_uids"),
+            "works with unixstream:// alone, which tells who connects",
+        );
+    }
+    if listener.max_connections == 0 {
+        found.add(format!("{key}.max_connections"), "must be at least 1");
+    }
+    if !(MIN_FRAME..=MAX_FRAME).contains(&listener.max_frame.0) {
+        found.add(
+            format!("{key}.max_frame"),
+            format!("must be from {MIN_FRAME} to {MAX_FRAME} bytes"),
+        );
+    }
+    if listener.read_timeout == Interval::from_secs(0) {
+        found.add(format!("{key}.read_timeout"), "must be more than 0");
+    }
+    if !listener.owner.is_empty() && listener.owner.split(':').count() != 2 {
+        found.add(
+            format!("{key}.owner"),
+            format!("{:?} is not an owner: write \"user:group\"", listener.owner),
+        );
+    }
+    found.tags(&format!("{key}.tags"), &listener.tags);
+}

@@ -1,0 +1,34 @@
+//! conntally counts a Linux host's connections by remote host and by state,
+//! straight from the kernel's connection tracking table, pushes the counts over
+//! statsd, and relays what local programs send it over `DogStatsD`.
+//!
+//! ```text
+//! kernel ─ netlink ─▶ conntrack ─ flows ─▶ tally ─ rows ─▶ report ─────┐
+//!                     own thread           per host × state   cadence  │ lines
+//!                                                                      ├─▶ output × N ─▶ udp:// unixgram:// unixstream:// tcp:// stdout:
+//! apps ─ unix stream ─▶ listen ─ frames ─▶ message ─ lines ─▶ forward ─┘    queue, payload, transport
+//!                       tracker, limits     checks            tags
+//! ```
+//!
+//! Two straight pipelines that meet at [`output`]. Data moves one way through
+//! bounded channels; a stage ends because its senders are gone; every arrow has a
+//! counter, and every drop has a reason.
+
+pub mod address;
+pub mod agent;
+pub mod cli;
+pub mod collector;
+pub mod config;
+pub mod conntrack;
+pub mod flow;
+pub mod forward;
+pub mod frame;
+pub mod hosts;
+pub mod listen;
+pub mod message;
+pub mod netlink;
+pub mod output;
+pub mod report;
+pub mod sockets;
+pub mod tally;
+pub mod telemetry;

@@ -1,0 +1,308 @@
+//! A datagram listener, unix or UDP: every datagram is a frame.
+
+use std::fs;
+use std::io;
+use std::net as std_net;
+use std::os::unix::net as std_unix;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::{Shutdown, sockopt};
+use tokio::net::{UdpSocket, UnixDatagram};
+use tokio::task::yield_now;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::DRAIN_LIMIT;
+use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Stage};
+use super::socket::SocketFile;
+use crate::forward::Forward;
+use crate::frame::Cut;
+use crate::output::Room;
+
+/// How often the kernel is asked what it dropped.
+const DROPS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long reading rests after it failed.
+const ERROR_REST: Duration = Duration::from_millis(100);
+
+/// Datagrams say nothing about their senders.
+const SENDER: &str = "unknown";
+
+/// A bound datagram socket.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Unix(UnixDatagram),
+    Udp(UdpSocket),
+}
+
+impl Socket {
+    async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(socket) => socket.readable().await,
+            Self::Udp(socket) => socket.readable().await,
+        }
+    }
+
+    /// The next datagram, cut off at the buffer's end.
+    fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(socket) => socket.try_recv(buffer),
+            Self::Udp(socket) => socket.try_recv(buffer),
+        }
+    }
+
+    /// Lets nothing more come, where that can be.
+    fn into_queued(self) -> io::Result<Queue> {
+        match self {
+            Self::Unix(socket) => {
+                rustix::net::shutdown(&socket, Shutdown::Read)?;
+                socket.into_std().map(Queue::Unix)
+            }
+            Self::Udp(socket) => socket.into_std().map(Queue::Udp),
+        }
+    }
+
+    /// Datagrams that the kernel dropped for want of room since the socket was
+    /// bound. Unix senders wait instead.
+    fn kernel_drops(&self) -> Option<u64> {
+        let Self::Udp(socket) = self else { return None };
+        let inode = rustix::fs::fstat(socket).ok()?.st_ino;
+        ["/proc/net/udp", "/proc/net/udp6"]
+            .iter()
+            .find_map(|table| drops_of(&fs::read_to_string(table).ok()?, inode))
+    }
+}
+
+/// A socket whose datagrams are asked of the system itself: the runtime may not
+/// have looked yet.
+enum Queue {
+    Unix(std_unix::UnixDatagram),
+    Udp(std_net::UdpSocket),
+}
+
+impl Queue {
+    fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(socket) => socket.recv(buffer),
+            Self::Udp(socket) => socket.recv(buffer),
+        }
+    }
+
+    /// The most bytes that can be waiting.
+    fn most_bytes(&self) -> usize {
+        match self {
+            Self::Unix(_) => usize::MAX,
+            Self::Udp(socket) => sockopt::socket_recv_buffer_size(socket).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+/// The last column of the line of this inode, the tenth column, in
+/// `/proc/net/udp` (`proc_net_udp(5)`).
+fn drops_of(table: &str, inode: u64) -> Option<u64> {
+    table.lines().skip(1).find_map(|line| {
+        let mut columns = line.split_ascii_whitespace();
+        if columns.nth(9)?.parse() != Ok(inode) {
+            return None;
+        }
+        columns.next_back()?.parse().ok()
+    })
+}
+
+/// What a datagram listener's lines get.
+#[derive(Debug)]
+pub(super) struct Datagrams {
+    pub(super) max_frame: usize,
+    pub(super) forward: Forward,
+    /// Of this socket, counted already.
+    pub(super) kernel_drops: u64,
+}
+
+/// What a burst came to.
+struct Burst {
+    bytes: usize,
+    is_dry: bool,
+}
+
+impl Datagrams {
+    /// Receives until `stop`, then what is queued.
+    pub(super) async fn run(
+        mut self,
+        socket: Socket,
+        file: Option<SocketFile>,
+        stage: Arc<Stage>,
+        stop: CancellationToken,
+    ) {
+        let mut room = stage.fanout.room();
+        let mut drops = interval(DROPS_INTERVAL);
+        drops.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut bursts = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = drops.tick(), if matches!(socket, Socket::Udp(_)) => {
+                    self.count_drops(&socket, &stage);
+                    continue;
+                }
+                ready = socket.readable() => if let Err(error) = ready {
+                    rest(&stage, &error).await;
+                    continue;
+                },
+            }
+            let waited = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                waited = room.refill(self.room_bytes()) => waited,
+            };
+            if waited {
+                stage.counters.waits.add(1);
+            }
+            let burst = self.receive(&stage, &mut room, |buffer| socket.try_recv(buffer));
+            room.release();
+            match burst {
+                Ok(burst) if burst.is_dry => bursts = 0,
+                Ok(_) => bursts += 1,
+                Err(error) => rest(&stage, &error).await,
+            }
+            if bursts == READS_PER_TURN {
+                bursts = 0;
+                yield_now().await;
+            }
+        }
+        room.release();
+        drop(file);
+        self.count_drops(&socket, &stage);
+        match socket.into_queued() {
+            Ok(queue) => self.drain(&queue, &stage, &mut room).await,
+            Err(error) => {
+                tracing::warn!(listener = %stage.listener, %error, "cannot read what is queued");
+            }
+        }
+    }
+
+    fn room_bytes(&self) -> usize {
+        READ_BYTES.max(self.max_frame)
+    }
+
+    /// Takes datagrams while the room that is reserved surely holds the next.
+    fn receive(
+        &self,
+        stage: &Stage,
+        room: &mut Room<'_>,
+        mut recv: impl FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<Burst> {
+        Scratch::lend(|scratch| {
+            // One byte more tells a datagram that is too long.
+            let (buffer, gathered) = scratch.parts(self.max_frame + 1);
+            let mut batch = Batch::new(stage, &self.forward, &SENDER, room, gathered);
+            let mut bytes = 0;
+            let received = loop {
+                if bytes + self.max_frame > self.room_bytes() {
+                    break Ok(false);
+                }
+                match recv(buffer) {
+                    Ok(length) => {
+                        bytes += length;
+                        batch.take(self.frame(buffer, length), false);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(true),
+                    Err(error) => break Err(error),
+                }
+            };
+            batch.finish();
+            stage.counters.bytes.add(bytes as u64);
+            received.map(|is_dry| Burst { bytes, is_dry })
+        })
+    }
+
+    fn frame<'a>(&self, buffer: &'a [u8], length: usize) -> Cut<&'a [u8]> {
+        if length > self.max_frame {
+            Cut::Oversized
+        } else {
+            Cut::Body(buffer.get(..length).unwrap_or_default())
+        }
+    }
+
+    /// Receives what had come when it was called.
+    async fn drain(&self, queue: &Queue, stage: &Stage, room: &mut Room<'_>) {
+        let mut most = queue.most_bytes();
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        loop {
+            if timeout_at(deadline, room.refill(self.room_bytes()))
+                .await
+                .is_err()
+            {
+                break self.abandon(queue, stage, most);
+            }
+            let burst = self.receive(stage, room, |buffer| queue.recv(buffer));
+            room.release();
+            match burst {
+                Ok(burst) if !burst.is_dry && burst.bytes < most => most -= burst.bytes,
+                _ => break,
+            }
+            yield_now().await;
+        }
+    }
+
+    /// Counts what had come and will not be handed on.
+    fn abandon(&self, queue: &Queue, stage: &Stage, most: usize) {
+        let bytes = Scratch::lend(|scratch| {
+            let (buffer, _) = scratch.parts(READ_BYTES.max(self.max_frame));
+            let mut bytes = 0;
+            while bytes < most {
+                match queue.recv(buffer) {
+                    Ok(length) => bytes += length,
+                    Err(_) => break,
+                }
+            }
+            bytes
+        });
+        stage.counters.abandoned_bytes.add(bytes as u64);
+        tracing::warn!(listener = %stage.listener, bytes, "stopped with bytes unread");
+    }
+
+    fn count_drops(&mut self, socket: &Socket, stage: &Stage) {
+        if let Some(drops) = socket.kernel_drops() {
+            let new = drops.saturating_sub(self.kernel_drops);
+            stage.counters.kernel_drops.add(new);
+            self.kernel_drops = drops;
+        }
+    }
+}
+
+async fn rest(stage: &Stage, error: &io::Error) {
+    if let Some(suppressed) = stage.log.permit() {
+        tracing::warn!(listener = %stage.listener, %error, suppressed, "cannot receive, trying again");
+    }
+    sleep(ERROR_REST).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
+  382: 0100007F:1FBD 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 00000000a1b2c3d4 17
+  541: 00000000:0044 00000000:0000 07 00000000:00000000 00:00000000 00000000   101        0 815 2 00000000deadbeef 0
+";
+
+    #[test]
+    fn the_kernels_drops_are_found_by_inode() {
+        assert_eq!(drops_of(TABLE, 4711), Some(17));
+        assert_eq!(drops_of(TABLE, 815), Some(0));
+        assert_eq!(drops_of(TABLE, 1), None);
+        assert_eq!(drops_of("", 1), None);
+    }
+
+    #[tokio::test]
+    async fn a_bound_socket_is_in_the_kernels_table() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(socket) = UdpSocket::bind(address).await else {
+                continue;
+            };
+            assert_eq!(Socket::Udp(socket).kernel_drops(), Some(0), "{address}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Frames of one sender → checked lines in the outputs' queues.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+
+use super::log::LogLimit;
+use crate::forward::Forward;
+use crate::frame::Cut;
+use crate::message::{Malformed, Run, check_lines};
+use crate::output::{Fanout, Room};
+use crate::telemetry::{FrameDrop, ListenerCounters, Reason};
+
+/// Room reserved before a read, and the most bytes of one.
+pub(super) const READ_BYTES: usize = 64 << 10;
+
+/// Reads in a row after which the other tasks get their turn.
+pub(super) const READS_PER_TURN: u32 = 16;
+
+/// Runs of lines from this length on are handed on as they are; shorter ones are
+/// gathered first, since each handing on takes a lock.
+const DIRECT_BYTES: usize = 1 << 10;
+
+/// Gathered lines are handed on from here on, within one read.
+const GATHERED_BYTES: usize = 8 << 10;
+
+/// Bytes of a bad line that are shown in the log.
+const SHOWN_BYTES: usize = 128;
+
+thread_local! {
+    /// Reads end in a buffer that all connections of the thread share.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// A thread's buffers. Nothing in them outlives a read.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    read: Vec<u8>,
+    gathered: Vec<u8>,
+}
+
+impl Scratch {
+    /// Lends the thread's own.
+    pub(super) fn lend<T>(use_it: impl FnOnce(&mut Self) -> T) -> T {
+        SCRATCH.with_borrow_mut(use_it)
+    }
+
+    /// Space to read `bytes` into, and where lines are gathered.
+    pub(super) fn parts(&mut self, bytes: usize) -> (&mut [u8], &mut Vec<u8>) {
+        if self.read.len() < bytes {
+            self.read.resize(bytes, 0);
+        }
+        let space = self.read.get_mut(..bytes).unwrap_or_default();
+        (space, &mut self.gathered)
+    }
+}
+
+/// What all senders of a listener share.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) listener: String,
+    pub(super) fanout: Arc<Fanout>,
+    pub(super) counters: Arc<ListenerCounters>,
+    pub(super) log: LogLimit,
+}
+
+impl Stage {
+    /// Counts a frame that is lost, and says so.
+    pub(super) fn drop_frame(
+        &self,
+        reason: FrameDrop,
+        peer: &dyn fmt::Display,
+        error: &dyn fmt::Display,
+    ) {
+        self.counters.frames_dropped.add(reason, 1);
+        if let Some(suppressed) = self.log.permit() {
+            tracing::warn!(
+                listener = %self.listener, %peer, reason = reason.as_str(), %error, suppressed,
+                "frame dropped"
+            );
+        }
+    }
+}
+
+/// What one read came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) frames: u64,
+    pub(super) lines: u64,
+    pub(super) bad_lines: u64,
+}
+
+/// The lines of one read on their way.
+pub(super) struct Batch<'a, 'f> {
+    stage: &'a Stage,
+    forward: &'a Forward,
+    peer: &'a dyn fmt::Display,
+    room: &'a mut Room<'f>,
+    gathered: &'a mut Vec<u8>,
+    gathered_lines: u64,
+    tally: Tally,
+}
+
+impl<'a, 'f> Batch<'a, 'f> {
+    pub(super) fn new(
+        stage: &'a Stage,
+        forward: &'a Forward,
+        peer: &'a dyn fmt::Display,
+        room: &'a mut Room<'f>,
+        gathered: &'a mut Vec<u8>,
+    ) -> Self {
+        gathered.clear();
+        Self {
+            stage,
+            forward,
+            peer,
+            room,
+            gathered,
+            gathered_lines: 0,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Takes one step of a framer. Unframed lines are counted as a frame each.
+    pub(super) fn take(&mut self, cut: Cut<&[u8]>, is_unframed: bool) {
+        match cut {
+            Cut::Body(body) => {
+                let before = self.tally.lines + self.tally.bad_lines;
+                self.take_body(body);
+                self.tally.frames += if is_unframed {
+                    self.tally.lines + self.tally.bad_lines - before
+                } else {
+                    1
+                };
+            }
+            Cut::Oversized => self.drop_frame(FrameDrop::Oversized, "longer than max_frame"),
+            Cut::Truncated => self.drop_frame(FrameDrop::Truncated, "the stream ended inside it"),
+        }
+    }
+
+    fn drop_frame(&self, reason: FrameDrop, error: &str) {
+        self.stage.drop_frame(reason, self.peer, &error);
+    }
+
+    fn take_body(&mut self, body: &[u8]) {
+        let as_is = self.forward.is_identity();
+        check_lines(body, |run| match run {
+            Run::Lines(lines, count) => {
+                self.tally.lines += count;
+                if as_is {
+                    self.hand_on(lines, count);
+                } else {
+                    let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
+                    for line in lines.split(|&byte| byte == b'\n') {
+                        self.rewrite(line);
+                    }
+                }
+            }
+            Run::Bare(line) => {
+                self.tally.lines += 1;
+                self.rewrite(line);
+            }
+            Run::Bad(line, reason) => self.drop_line(line, reason),
+        });
+    }
+
+    fn hand_on(&mut self, lines: &[u8], count: u64) {
+        if lines.len() >= DIRECT_BYTES {
+            self.flush();
+            self.room.push(lines, count);
+        } else {
+            self.gathered.extend_from_slice(lines);
+            self.gathered_lines += count;
+            self.flush_if_full();
+        }
+    }
+
+    fn rewrite(&mut self, line: &[u8]) {
+        self.forward.write(line, self.gathered);
+        self.gathered_lines += 1;
+        self.flush_if_full();
+    }
+
+    fn flush_if_full(&mut self) {
+        if self.gathered.len() >= GATHERED_BYTES {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.gathered_lines > 0 {
+            self.room.push(self.gathered, self.gathered_lines);
+            self.gathered.clear();
+            self.gathered_lines = 0;
+        }
+    }
+
+    fn drop_line(&mut self, line: &[u8], reason: Malformed) {
+        self.stage.counters.dropped.add(reason, 1);
+        self.tally.bad_lines += 1;
+        // One per read may ask for the time.
+        if self.tally.bad_lines > 1 {
+            return;
+        }
+        if let Some(suppressed) = self.stage.log.permit() {
+            let shown = line.get(..SHOWN_BYTES).unwrap_or(line).escape_ascii();
+            tracing::warn!(
+                listener = %self.stage.listener, peer = %self.peer, reason = reason.as_str(),
+                line = %shown, suppressed, "bad line dropped"
+            );
+        }
+    }
+
+    /// Hands on what is left, and counts.
+    pub(super) fn finish(mut self) -> Tally {
+        self.flush();
+        let counters = &self.stage.counters;
+        counters.frames.add(self.tally.frames);
+        counters.lines.add(self.tally.lines);
+        self.tally
+    }
+}

@@ -1,0 +1,364 @@
+//! Lines packed into payloads that are ready for the wire.
+//!
+//! A [`Chunk`] is one buffer with payloads back to back, each behind its length
+//! prefix where the transport may need one. A stream transport writes a chunk as
+//! it is; a datagram transport sends its payloads one by one. No line is split,
+//! and no payload is longer than the limit.
+
+use memchr::{memchr, memchr_iter, memrchr};
+
+#[cfg(test)]
+mod tests;
+
+/// A chunk holds as many whole payloads as fit into this: well below the 128 KiB
+/// from which glibc's malloc asks the kernel for fresh pages each time.
+const CHUNK_BYTES: usize = 124 << 10;
+
+/// The little-endian `u32` before each payload of a `DogStatsD` stream.
+const PREFIX_BYTES: usize = size_of::<u32>();
+
+/// How payloads are told apart on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delimiter {
+    /// By datagram borders.
+    Datagram,
+    /// By a little-endian `u32` length before each.
+    LengthPrefix,
+    /// By either, as the receiver turns out to want it: packed with the prefix,
+    /// which a datagram leaves out.
+    Auto,
+    /// Not at all: lines end with a newline.
+    Newline,
+}
+
+impl Delimiter {
+    const fn prefix_bytes(self) -> usize {
+        match self {
+            Self::LengthPrefix | Self::Auto => PREFIX_BYTES,
+            Self::Datagram | Self::Newline => 0,
+        }
+    }
+
+    /// Whether a payload under construction is worth keeping back until it is
+    /// full, though others go. A stream gains nothing from that once it is written to.
+    #[must_use]
+    pub const fn keeps_open(self) -> bool {
+        matches!(self, Self::Datagram | Self::Auto)
+    }
+}
+
+/// The shape of an output's payloads.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Most bytes in a payload, its prefix not counted.
+    pub limit: usize,
+    /// What separates them.
+    pub delimiter: Delimiter,
+}
+
+impl Shape {
+    const fn payload_bytes(self) -> usize {
+        self.limit + self.delimiter.prefix_bytes()
+    }
+
+    /// Bytes of a chunk: a whole number of full payloads.
+    fn chunk_bytes(self) -> usize {
+        let payload = self.payload_bytes().max(1);
+        payload * (CHUNK_BYTES / payload).max(1)
+    }
+}
+
+/// One sealed payload of a chunk.
+#[derive(Clone, Copy, Debug)]
+struct Payload {
+    /// Its end in the chunk's buffer.
+    end: usize,
+    lines: u64,
+}
+
+/// How much of a chunk has gone to the transport.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gone {
+    /// Bytes written, the beginning of a cut payload included.
+    offset: usize,
+    /// Bytes up to the last border that a new connection may go on from.
+    whole: usize,
+    /// Whole payloads.
+    payloads: usize,
+    /// Lines before `whole`.
+    lines: u64,
+}
+
+/// What has newly gone whole, or was skipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Payloads that ended.
+    pub payloads: u64,
+    /// Lines.
+    pub lines: u64,
+    /// Their bytes on the wire.
+    pub bytes: u64,
+}
+
+/// Payloads back to back.
+#[derive(Debug)]
+pub struct Chunk {
+    shape: Shape,
+    wire: Vec<u8>,
+    payloads: Vec<Payload>,
+    /// Lines behind the last sealed payload.
+    open_lines: u64,
+    gone: Gone,
+}
+
+/// What became of lines that were appended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// Bytes that the chunk grew by.
+    pub bytes: usize,
+    /// Lines dropped because no payload can hold them.
+    pub oversized: u64,
+    /// Whether a payload was begun.
+    pub begun: bool,
+}
+
+impl Chunk {
+    /// An empty one.
+    #[must_use]
+    pub fn new(shape: Shape) -> Self {
+        Self {
+            shape,
+            wire: Vec::new(),
+            payloads: Vec::new(),
+            open_lines: 0,
+            gone: Gone::default(),
+        }
+    }
+
+    /// Empties it, keeping its memory.
+    pub fn clear(&mut self) {
+        self.wire.clear();
+        self.payloads.clear();
+        self.open_lines = 0;
+        self.gone = Gone::default();
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.wire.is_empty()
+    }
+
+    /// Bytes in it, prefixes included: what it takes of its queue's room.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.wire.len()
+    }
+
+    /// Whether it holds payloads that wait for no more lines.
+    #[must_use]
+    pub fn has_sealed(&self) -> bool {
+        !self.payloads.is_empty()
+    }
+
+    /// Whether lines stand behind the last sealed payload.
+    #[must_use]
+    pub fn has_open(&self) -> bool {
+        self.open_lines > 0
+    }
+
+    /// Whether another full payload would not fit.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        !self.has_open() && self.wire.len() + self.shape.payload_bytes() > self.shape.chunk_bytes()
+    }
+
+    fn open_start(&self) -> usize {
+        self.payloads.last().map_or(0, |payload| payload.end)
+    }
+
+    /// Lines of the open payload, without prefix.
+    fn open_bytes(&self) -> usize {
+        if !self.has_open() {
+            return 0;
+        }
+        self.wire.len() - self.open_start() - self.shape.delimiter.prefix_bytes()
+    }
+
+    fn extend(&mut self, lines: &[u8], count: u64, done: &mut Appended) {
+        let before = self.wire.len();
+        if self.wire.capacity() == 0 {
+            self.wire.reserve_exact(self.shape.chunk_bytes());
+        }
+        if !self.has_open() {
+            self.wire
+                .resize(before + self.shape.delimiter.prefix_bytes(), 0);
+            done.begun = true;
+        }
+        self.wire.extend_from_slice(lines);
+        self.open_lines += count;
+        done.bytes += self.wire.len() - before;
+    }
+
+    /// Ends the open payload, if there is one, and fills in its prefix.
+    pub fn seal(&mut self) {
+        if !self.has_open() {
+            return;
+        }
+        let start = self.open_start();
+        let prefix = self.shape.delimiter.prefix_bytes();
+        if prefix > 0 {
+            let length = u32::try_from(self.open_bytes()).unwrap_or(u32::MAX);
+            if let Some(place) = self.wire.get_mut(start..start + prefix) {
+                place.copy_from_slice(&length.to_le_bytes());
+            }
+        }
+        self.payloads.push(Payload {
+            end: self.wire.len(),
+            lines: self.open_lines,
+        });
+        self.open_lines = 0;
+    }
+
+    /// Appends as many of `lines` as the chunk takes, `count` lines in all, each
+    /// with its newline, and takes them off the front of `lines`.
+    pub fn append(&mut self, lines: &mut &[u8], count: &mut u64) -> Appended {
+        let mut done = Appended::default();
+        while *count > 0 && !lines.is_empty() && !self.is_full() {
+            let room = self.shape.limit.saturating_sub(self.open_bytes());
+            if lines.len() <= room {
+                self.extend(lines, *count, &mut done);
+                *lines = &[];
+                *count = 0;
+                break;
+            }
+            let fits = lines.get(..room).and_then(|head| memrchr(b'\n', head));
+            if let Some(newline) = fits {
+                let (head, rest) = lines.split_at(newline + 1);
+                let number = count_lines(head).min(*count);
+                self.extend(head, number, &mut done);
+                *count -= number;
+                *lines = rest;
+                self.seal();
+            } else if self.has_open() {
+                self.seal();
+            } else {
+                let end = memchr(b'\n', lines).map_or(lines.len(), |newline| newline + 1);
+                let (line, rest) = lines.split_at(end);
+                // Alone in its payload a line can do without its newline.
+                let bare = line.strip_suffix(b"\n").unwrap_or(line);
+                if bare.len() <= self.shape.limit && self.shape.delimiter != Delimiter::Newline {
+                    self.extend(bare, 1, &mut done);
+                    self.seal();
+                } else {
+                    done.oversized += 1;
+                }
+                *lines = rest;
+                *count -= 1;
+            }
+        }
+        done
+    }
+
+    /// Moves the open payload to the empty chunk `to`, so that the sealed ones can
+    /// go without it.
+    pub fn carry_open(&mut self, to: &mut Self) {
+        if !self.has_open() {
+            return;
+        }
+        let start = self.open_start();
+        let lines = start + self.shape.delimiter.prefix_bytes();
+        to.extend(
+            self.wire.get(lines..).unwrap_or_default(),
+            self.open_lines,
+            &mut Appended::default(),
+        );
+        self.wire.truncate(start);
+        self.open_lines = 0;
+    }
+
+    /// Bytes for a stream that it has not taken yet.
+    #[must_use]
+    pub fn unwritten(&self) -> &[u8] {
+        self.wire.get(self.gone.offset..).unwrap_or_default()
+    }
+
+    /// Notes that a stream took `bytes` more.
+    pub fn wrote(&mut self, bytes: usize) -> Passed {
+        let before = self.gone;
+        let gone = &mut self.gone;
+        gone.offset = self.wire.len().min(gone.offset + bytes);
+        let mut start = 0;
+        while let Some(payload) = self.payloads.get(gone.payloads)
+            && payload.end <= gone.offset
+        {
+            // A payload that went in parts was counted in parts.
+            start = payload.end;
+            gone.payloads += 1;
+        }
+        if start > 0 {
+            let ended = self.payloads.get(..gone.payloads).unwrap_or_default();
+            gone.lines = ended.iter().map(|payload| payload.lines).sum();
+            gone.whole = start;
+        }
+        if self.shape.delimiter == Delimiter::Newline {
+            let part = self.wire.get(gone.whole..gone.offset).unwrap_or_default();
+            if let Some(newline) = memrchr(b'\n', part) {
+                gone.lines += count_lines(part);
+                gone.whole += newline + 1;
+            }
+        }
+        Passed {
+            payloads: (gone.payloads - before.payloads) as u64,
+            lines: gone.lines - before.lines,
+            bytes: (gone.whole - before.whole) as u64,
+        }
+    }
+
+    /// Forgets the part of a cut payload (or, between newlines, of a cut line)
+    /// that went to a connection now lost.
+    pub fn rewind(&mut self) {
+        self.gone.offset = self.gone.whole;
+    }
+
+    /// The next payload for a datagram.
+    #[must_use]
+    pub fn next_payload(&self) -> Option<&[u8]> {
+        let payload = self.payloads.get(self.gone.payloads)?;
+        self.wire
+            .get(self.gone.whole + self.shape.delimiter.prefix_bytes()..payload.end)
+    }
+
+    /// Notes that the next payload went as a datagram, or is given up.
+    pub fn pass_payload(&mut self) -> Passed {
+        let Some(payload) = self.payloads.get(self.gone.payloads) else {
+            return Passed::default();
+        };
+        let prefix = self.shape.delimiter.prefix_bytes();
+        let passed = Passed {
+            payloads: 1,
+            lines: payload.lines,
+            bytes: (payload.end - self.gone.whole - prefix) as u64,
+        };
+        self.gone = Gone {
+            offset: payload.end,
+            whole: payload.end,
+            payloads: self.gone.payloads + 1,
+            lines: self.gone.lines + payload.lines,
+        };
+        passed
+    }
+
+    /// Lines in it that have not gone.
+    #[must_use]
+    pub fn lines(&self) -> u64 {
+        let sealed: u64 = self.payloads.iter().map(|payload| payload.lines).sum();
+        sealed + self.open_lines - self.gone.lines
+    }
+}
+
+/// Newlines in `lines`.
+#[must_use]
+pub fn count_lines(lines: &[u8]) -> u64 {
+    memchr_iter(b'\n', lines).count() as u64
+}

@@ -1,0 +1,258 @@
+//! Rows become metric lines. Every metric name is in this file, but for the
+//! agent's own, which [`Telemetry::visit`] and its callers name.
+//!
+//! ## Metrics
+//! Below `prefix` (`conntrack`): `connections`, `hosts`, `hosts.folded`,
+//! `table.entries`, `table.limit`, `table.*`. Below `conntally`:
+//! `collector.source`, `uptime_seconds`, `memory.resident_bytes`, and what
+//! [`Telemetry`] counts.
+
+mod deltas;
+mod lane;
+mod print;
+#[cfg(test)]
+mod tests;
+pub mod text;
+
+use std::fs;
+
+use tokio::task::yield_now;
+use tokio::time::Instant;
+
+use self::deltas::Deltas;
+use self::lane::Lane;
+pub use self::print::print;
+use crate::config;
+use crate::hosts::select::Selection;
+use crate::output::Fanout;
+use crate::telemetry::{Kind, Sample, Telemetry};
+
+/// `[report] prefix` is put before these.
+mod name {
+    pub(super) const CONNECTIONS: &str = "connections";
+    pub(super) const HOSTS: &str = "hosts";
+    pub(super) const HOSTS_FOLDED: &str = "hosts.folded";
+    pub(super) const TABLE: &str = "table";
+    pub(super) const TABLE_ENTRIES: &str = "table.entries";
+    pub(super) const TABLE_LIMIT: &str = "table.limit";
+}
+
+/// These are the agent's own: below `conntally`, whatever the prefix.
+mod own {
+    pub(super) const PREFIX: &str = "conntally";
+    pub(super) const SOURCE: &str = "collector.source";
+    pub(super) const UPTIME: &str = "uptime_seconds";
+    pub(super) const RESIDENT: &str = "memory.resident_bytes";
+}
+
+/// Where connections are read from, now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The connection tracking table.
+    Conntrack,
+    /// The sockets of this host.
+    Sockets,
+    /// Nowhere.
+    Off,
+}
+
+impl Source {
+    const ALL: [Self; 3] = [Self::Conntrack, Self::Sockets, Self::Off];
+
+    /// The value of the `source` tag.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Conntrack => "conntrack",
+            Self::Sockets => "sockets",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// How full the kernel's table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableSize {
+    /// Entries in it.
+    pub entries: u64,
+    /// Most that the kernel admits, where it tells.
+    pub limit: Option<u64>,
+}
+
+/// What a tick found.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Connections by series.
+    pub connections: Selection,
+    /// The table's size, where the source is a table.
+    pub table: Option<TableSize>,
+    /// The kernel's own counters below `table.`: what was added since the last tick.
+    pub kernel: Vec<(&'static str, u64)>,
+}
+
+/// The daemon itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Process {
+    /// Where connections are read from.
+    pub source: Source,
+    /// When it started.
+    pub started: Instant,
+    /// Resident memory, bytes, where known.
+    pub resident: Option<u64>,
+}
+
+/// The process's resident memory in bytes, from `/proc/self/status`.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Turns each tick's numbers into lines, and remembers what the next tick needs:
+/// series that may have vanished, totals so far.
+#[derive(Debug)]
+pub struct Reporter {
+    lanes: Vec<Lane>,
+    settings: config::Report,
+    deltas: Deltas,
+    /// Sources that were reported, so that they are reported as 0 after a change.
+    sources: [bool; Source::ALL.len()],
+    name: String,
+    /// What the agent's counters were at one moment.
+    values: Vec<u64>,
+}
+
+impl Reporter {
+    /// Reports to `tagged` in full, and to `plain`, outputs without tags, by
+    /// remote host and state alone. `tags` are on every line to `tagged`; to
+    /// `plain` they can't go, for there the values of tags make up names.
+    #[must_use]
+    pub fn new(settings: &config::Report, tags: &[String], tagged: Fanout, plain: Fanout) -> Self {
+        let mut lanes = Vec::new();
+        if !tagged.is_empty() {
+            lanes.push(Lane::tagged(&settings.prefix, tags, tagged));
+        }
+        if !plain.is_empty() {
+            lanes.push(Lane::plain(&settings.prefix, plain));
+        }
+        Self {
+            lanes,
+            settings: settings.clone(),
+            deltas: Deltas::default(),
+            sources: [false; Source::ALL.len()],
+            name: String::new(),
+            values: Vec::new(),
+        }
+    }
+
+    /// One tick's lines, always in the same order. Without a snapshot, as after a
+    /// dump that failed, connections keep the values they have: what is unknown
+    /// is not zero. Gives the runtime a turn every few hundred lines.
+    pub async fn report(
+        &mut self,
+        snapshot: Option<&Snapshot>,
+        telemetry: &Telemetry,
+        process: &Process,
+        now: Instant,
+    ) {
+        if let Some(snapshot) = snapshot {
+            if self.settings.connections {
+                self.connections(&snapshot.connections, now).await;
+            }
+            if self.settings.table {
+                self.table(snapshot);
+            }
+        }
+        if self.settings.telemetry {
+            yield_now().await;
+            self.process(process, now);
+            self.telemetry(telemetry);
+        }
+    }
+
+    async fn connections(&mut self, selection: &Selection, now: Instant) {
+        for lane in &mut self.lanes {
+            lane.connections(&selection.rows, now).await;
+            lane.gauge(name::HOSTS, selection.hosts);
+            lane.gauge(name::HOSTS_FOLDED, selection.folded);
+        }
+    }
+
+    fn table(&mut self, snapshot: &Snapshot) {
+        if let Some(table) = snapshot.table {
+            for lane in &self.lanes {
+                lane.gauge(name::TABLE_ENTRIES, table.entries);
+                if let Some(limit) = table.limit {
+                    lane.gauge(name::TABLE_LIMIT, limit);
+                }
+            }
+        }
+        for &(counter, delta) in &snapshot.kernel {
+            self.name.clear();
+            for part in [name::TABLE, ".", counter] {
+                self.name.push_str(part);
+            }
+            if self.deltas.is_news(&self.name, delta) {
+                for lane in &self.lanes {
+                    lane.count(&self.name, delta);
+                }
+            }
+        }
+    }
+
+    fn process(&mut self, process: &Process, now: Instant) {
+        for (source, reported) in Source::ALL.into_iter().zip(&mut self.sources) {
+            let current = source == process.source;
+            *reported |= current;
+            if *reported {
+                let tag = [("source", source.as_str())];
+                for lane in &self.lanes {
+                    lane.own_gauge(own::SOURCE, &tag, u64::from(current));
+                }
+            }
+        }
+        let uptime = now.duration_since(process.started).as_secs();
+        for lane in &self.lanes {
+            lane.own_gauge(own::UPTIME, &[], uptime);
+            if let Some(bytes) = process.resident {
+                lane.own_gauge(own::RESIDENT, &[], bytes);
+            }
+        }
+    }
+
+    /// Reads every counter before the first line goes: the lines are counted too, and
+    /// what an output counts must add up.
+    fn telemetry(&mut self, telemetry: &Telemetry) {
+        let Self {
+            lanes,
+            deltas,
+            values,
+            ..
+        } = self;
+        values.clear();
+        telemetry.visit(&mut |sample: Sample<'_>| values.push(sample.value));
+        let mut values = values.drain(..);
+        let mut send = |sample: Sample<'_>| match sample.kind {
+            Kind::Gauge => {
+                for lane in &*lanes {
+                    lane.own_gauge(sample.name, sample.tags, sample.value);
+                }
+            }
+            Kind::Count => {
+                if let Some(delta) = deltas.advance(&sample) {
+                    for lane in &*lanes {
+                        lane.own_count(sample.name, sample.tags, delta);
+                    }
+                }
+            }
+        };
+        telemetry.visit(&mut |sample: Sample<'_>| {
+            let value = values.next().unwrap_or(sample.value);
+            send(Sample { value, ..sample });
+        });
+    }
+}

@@ -1,0 +1,423 @@
+//! The agent's own counters: plain atomics, owned by the stage that counts, read
+//! by the report once a tick.
+//!
+//! Every drop has a reason, and every reason is a variant of an enum, so that
+//! the series of a drop counter are known beforehand.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::message::Malformed;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to it.
+    pub fn add(&self, number: u64) {
+        self.0.fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// The total so far.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Replaces it.
+    pub fn set(&self, number: u64) {
+        self.0.store(number, Ordering::Relaxed);
+    }
+
+    /// One more.
+    pub fn up(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less.
+    pub fn down(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The present value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A closed set of reasons, each the value of a `reason` tag.
+pub trait Reason: Copy + fmt::Debug + 'static {
+    /// Every one, in the order of [`Reason::index`].
+    const ALL: &'static [Self];
+
+    /// Its place in [`Reason::ALL`].
+    fn index(self) -> usize;
+
+    /// The tag's value.
+    fn as_str(self) -> &'static str;
+}
+
+/// Declares an enum of reasons with the text that each has as a tag.
+macro_rules! reasons {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl $crate::telemetry::Reason for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            fn index(self) -> usize {
+                self as usize
+            }
+
+            fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    };
+}
+pub(crate) use reasons;
+
+/// A counter for each reason.
+pub struct PerReason<R> {
+    counters: Box<[Counter]>,
+    reason: PhantomData<R>,
+}
+
+impl<R: Reason> Default for PerReason<R> {
+    fn default() -> Self {
+        Self {
+            counters: R::ALL.iter().map(|_| Counter::default()).collect(),
+            reason: PhantomData,
+        }
+    }
+}
+
+impl<R: Reason> fmt::Debug for PerReason<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(
+                R::ALL
+                    .iter()
+                    .map(|&reason| (reason.as_str(), self.get(reason))),
+            )
+            .finish()
+    }
+}
+
+impl<R: Reason> PerReason<R> {
+    /// Adds to one reason's counter.
+    pub fn add(&self, reason: R, number: u64) {
+        if let Some(counter) = self.counters.get(reason.index()) {
+            counter.add(number);
+        }
+    }
+
+    /// One reason's total.
+    #[must_use]
+    pub fn get(&self, reason: R) -> u64 {
+        self.counters.get(reason.index()).map_or(0, Counter::get)
+    }
+
+    /// The total of all reasons.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.counters.iter().map(Counter::get).sum()
+    }
+}
+
+reasons! {
+    /// Why a whole frame or datagram was dropped.
+    FrameDrop {
+        /// Longer than `max_frame`.
+        Oversized = "oversized",
+        /// The stream ended, or went quiet, inside a frame.
+        Truncated = "truncated",
+        /// No length prefix where `framing = "length"` asks for one.
+        Unframed = "unframed",
+    }
+}
+
+reasons! {
+    /// Why a connection was not accepted.
+    Refusal {
+        /// `max_connections` are open.
+        Limit = "limit",
+        /// The peer's user is not in `allow_uids`.
+        Uid = "uid",
+        /// The system refused: out of descriptors or memory.
+        System = "system",
+    }
+}
+
+reasons! {
+    /// Why a connection ended.
+    Closing {
+        /// The client closed it.
+        Eof = "eof",
+        /// Nothing came for `idle_timeout`.
+        Idle = "idle",
+        /// A frame begun did not end within `read_timeout`.
+        ReadTimeout = "read_timeout",
+        /// The stream is not what `framing` asks for, or its oversized frames passed the cap.
+        Protocol = "protocol",
+        /// Reading failed.
+        Error = "error",
+        /// The daemon stops.
+        Shutdown = "shutdown",
+    }
+}
+
+/// What one listener counts.
+#[derive(Debug, Default)]
+pub struct ListenerCounters {
+    /// Connections open now.
+    pub connections: Gauge,
+    /// Connections taken.
+    pub accepted: Counter,
+    /// Connections not taken.
+    pub refused: PerReason<Refusal>,
+    /// Connections ended.
+    pub closed: PerReason<Closing>,
+    /// Whole frames, datagrams, or (newline framing) lines.
+    pub frames: Counter,
+    /// Bytes read, frame headers included.
+    pub bytes: Counter,
+    /// Lines that passed the check and were handed on.
+    pub lines: Counter,
+    /// Lines that did not.
+    pub dropped: PerReason<Malformed>,
+    /// Frames that were dropped whole.
+    pub frames_dropped: PerReason<FrameDrop>,
+    /// Reads that waited for room in an output's queue.
+    pub waits: Counter,
+    /// Bytes left in senders' sockets when the daemon's grace was over.
+    pub abandoned_bytes: Counter,
+    /// Datagrams that the kernel dropped for want of room in the socket.
+    pub kernel_drops: Counter,
+}
+
+reasons! {
+    /// Why an output dropped a line.
+    LineDrop {
+        /// The queue was full.
+        QueueFull = "queue_full",
+        /// Longer than `max_payload`.
+        Oversized = "oversized",
+        /// The output's format has no form for it.
+        Format = "format",
+        /// The receiver takes no message of this size.
+        MessageSize = "message_size",
+        /// The daemon stopped before it could be sent.
+        Shutdown = "shutdown",
+        /// Nobody reads the output any more, and nobody will.
+        Closed = "closed",
+    }
+}
+
+reasons! {
+    /// What went wrong at an output.
+    OutputError {
+        /// The connection could not be made.
+        Connect = "connect",
+        /// The connection failed in use.
+        Send = "send",
+        /// A name was not resolved.
+        Resolve = "resolve",
+        /// The receiver's host said that nobody listens (UDP).
+        Refused = "refused",
+    }
+}
+
+/// What one output counts. Lines accepted = sent + dropped + held, always.
+#[derive(Debug, Default)]
+pub struct OutputCounters {
+    /// Lines offered to the output, dropped ones included.
+    pub accepted: Counter,
+    /// Lines handed to the transport whole.
+    pub sent: Counter,
+    /// Lines given up.
+    pub dropped: PerReason<LineDrop>,
+    /// Payloads sent.
+    pub payloads: Counter,
+    /// Bytes sent.
+    pub bytes: Counter,
+    /// Connections made.
+    pub connects: Counter,
+    /// Failures.
+    pub errors: PerReason<OutputError>,
+}
+
+impl OutputCounters {
+    /// Lines in the queue or on their way.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        let gone = self.sent.get() + self.dropped.total();
+        self.accepted.get().saturating_sub(gone)
+    }
+}
+
+reasons! {
+    /// What went wrong while reading the kernel's tables.
+    CollectError {
+        /// The kernel refused: a capability is missing.
+        Permission = "permission",
+        /// The kernel has no such interface.
+        Unsupported = "unsupported",
+        /// The socket's buffer overran (`ENOBUFS`).
+        Overrun = "overrun",
+        /// The table changed under the dump (`NLM_F_DUMP_INTR`).
+        Interrupted = "interrupted",
+        /// A message did not fit the buffer.
+        Truncated = "truncated",
+        /// A message did not follow the format.
+        Malformed = "malformed",
+        /// The kernel did not answer in time.
+        Timeout = "timeout",
+        /// Any other error of the system.
+        System = "system",
+    }
+}
+
+/// What the collector counts.
+#[derive(Debug, Default)]
+pub struct CollectorCounters {
+    /// Dumps finished.
+    pub dumps: Counter,
+    /// Ticks that found the collector still at the last one.
+    pub skipped: Counter,
+    /// Entries read.
+    pub entries: Counter,
+    /// Entries of the last dump.
+    pub last_entries: Gauge,
+    /// Microseconds that the last dump took.
+    pub last_dump_micros: Gauge,
+    /// Entries that could not be decoded.
+    pub undecoded: Counter,
+    /// Failures.
+    pub errors: PerReason<CollectError>,
+}
+
+/// Whether a sample is a total so far or a present value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A total: the report sends what was added since the last tick.
+    Count,
+    /// A present value.
+    Gauge,
+}
+
+/// One number of the agent's own, as the report and the admin socket read it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample<'a> {
+    /// Name, below `conntally.`.
+    pub name: &'static str,
+    /// Total or present value.
+    pub kind: Kind,
+    /// Tags: keys and values.
+    pub tags: &'a [(&'static str, &'a str)],
+    /// The number.
+    pub value: u64,
+}
+
+/// Every counter of the agent, with the names of listeners and outputs.
+#[derive(Clone, Debug, Default)]
+pub struct Telemetry {
+    /// The collector's.
+    pub collector: Arc<CollectorCounters>,
+    /// Each listener's, by its address.
+    pub listeners: Vec<(String, Arc<ListenerCounters>)>,
+    /// Each output's, by its address.
+    pub outputs: Vec<(String, Arc<OutputCounters>)>,
+}
+
+impl Telemetry {
+    /// Shows each sample to `each`, always in the same order.
+    pub fn visit(&self, each: &mut dyn FnMut(Sample<'_>)) {
+        let mut of = Visit { each, tag: None };
+        let collector = &*self.collector;
+        of.count("collector.dumps", &collector.dumps);
+        of.count("collector.skipped_ticks", &collector.skipped);
+        of.count("collector.undecoded", &collector.undecoded);
+        of.gauge("collector.dump.entries", collector.last_entries.get());
+        of.gauge(
+            "collector.dump.duration_us",
+            collector.last_dump_micros.get(),
+        );
+        of.reasons("collector.errors", &collector.errors);
+        for (name, listener) in &self.listeners {
+            of.tag = Some(("listener", name));
+            of.gauge("listener.connections", listener.connections.get());
+            of.count("listener.accepted", &listener.accepted);
+            of.reasons("listener.refused", &listener.refused);
+            of.reasons("listener.closed", &listener.closed);
+            of.count("listener.frames", &listener.frames);
+            of.count("listener.bytes", &listener.bytes);
+            of.count("listener.lines", &listener.lines);
+            of.reasons("listener.lines_dropped", &listener.dropped);
+            of.reasons("listener.frames_dropped", &listener.frames_dropped);
+            of.count("listener.waits", &listener.waits);
+            of.count("listener.abandoned_bytes", &listener.abandoned_bytes);
+            of.count("listener.kernel_drops", &listener.kernel_drops);
+        }
+        for (name, output) in &self.outputs {
+            of.tag = Some(("output", name));
+            of.count("output.lines", &output.accepted);
+            of.count("output.lines_sent", &output.sent);
+            of.reasons("output.lines_dropped", &output.dropped);
+            of.gauge("output.lines_held", output.held());
+            of.count("output.payloads", &output.payloads);
+            of.count("output.bytes", &output.bytes);
+            of.count("output.connects", &output.connects);
+            of.reasons("output.errors", &output.errors);
+        }
+    }
+}
+
+struct Visit<'a> {
+    each: &'a mut dyn FnMut(Sample<'_>),
+    tag: Option<(&'static str, &'a str)>,
+}
+
+impl Visit<'_> {
+    fn sample(&mut self, name: &'static str, kind: Kind, value: u64) {
+        (self.each)(Sample {
+            name,
+            kind,
+            tags: self.tag.as_slice(),
+            value,
+        });
+    }
+
+    fn count(&mut self, name: &'static str, counter: &Counter) {
+        self.sample(name, Kind::Count, counter.get());
+    }
+
+    fn gauge(&mut self, name: &'static str, value: u64) {
+        self.sample(name, Kind::Gauge, value);
+    }
+
+    fn reasons<R: Reason>(&mut self, name: &'static str, counters: &PerReason<R>) {
+        for &reason in R::ALL {
+            let with_reason = ("reason", reason.as_str());
+            let both = self.tag.map(|tag| [tag, with_reason]);
+            (self.each)(Sample {
+                name,
+                kind: Kind::Count,
+                tags: both.as_ref().map_or(&[with_reason], |both| &both[..]),
+                value: counters.get(reason),
+            });
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A tick's report of 10,000 remote hosts in 4 states, beside a loop that writes
+//! the same lines by hand.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cadence::prelude::*;
+use cadence::{NopMetricSink, StatsdClient};
+use conntally::config::{self, Format};
+use conntally::flow::{ConnectionState, Direction, Protocol};
+use conntally::hosts::select::{Row, Selection};
+use conntally::output::Fanout;
+use conntally::output::format::Encoding;
+use conntally::output::payload::{Delimiter, Shape};
+use conntally::output::queue::{self, Outlet};
+use conntally::report::{Process, Reporter, Snapshot, Source};
+use conntally::telemetry::{OutputCounters, Telemetry};
+use divan::counter::ItemsCount;
+use divan::{AllocProfiler, Bencher};
+use tokio::runtime::Builder;
+use tokio::time::Instant;
+
+#[global_allocator]
+static ALLOC: AllocProfiler = AllocProfiler::system();
+
+const HOSTS: u32 = 10_000;
+
+fn main() {
+    divan::main();
+}
+
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for number in 0..HOSTS {
+        let [_, _, high, low] = number.to_be_bytes();
+        let host: Arc<str> = format!("10.99.{high}.{low}").into();
+        for state in ConnectionState::ALL {
+            rows.push(Row {
+                host: Arc::clone(&host),
+                direction: Direction::Outbound,
+                protocol: Protocol::Tcp,
+                port: None,
+                state: state.as_str(),
+                connections: u64::from(number) + 1,
+            });
+        }
+    }
+    rows.sort();
+    rows
+}
+
+fn output() -> (Fanout, Outlet) {
+    let settings = queue::Settings {
+        shape: Shape {
+            limit: 8192,
+            delimiter: Delimiter::LengthPrefix,
+        },
+        capacity: 64 << 20,
+        flush_interval: Duration::from_millis(100),
+        blocks: false,
+        encoding: Encoding::new(Format::Dogstatsd, ""),
+    };
+    let (inlet, outlet) = queue::queue(settings, Arc::new(OutputCounters::default()));
+    (Fanout::new(vec![inlet]), outlet)
+}
+
+#[divan::bench]
+fn bare_write(bencher: Bencher<'_, '_>) {
+    let rows = rows();
+    let mut to = Vec::new();
+    bencher
+        .counter(ItemsCount::new(rows.len()))
+        .bench_local(|| {
+            to.clear();
+            for row in &rows {
+                let written = writeln!(
+                    to,
+                    "conntrack.connections:{}|g|#remote_host:{},state:{},protocol:{},direction:{}",
+                    row.connections,
+                    row.host,
+                    row.state,
+                    row.protocol.as_str(),
+                    row.direction.as_str(),
+                );
+                debug_assert!(written.is_ok());
+            }
+            to.len()
+        });
+}
+
+#[divan::bench]
+fn cadence_into_nothing(bencher: Bencher<'_, '_>) {
+    let rows = rows();
+    let client = StatsdClient::from_sink("conntrack", NopMetricSink);
+    bencher
+        .counter(ItemsCount::new(rows.len()))
+        .bench_local(|| {
+            for row in &rows {
+                client
+                    .gauge_with_tags("connections", row.connections)
+                    .with_tag("remote_host", &row.host)
+                    .with_tag("state", row.state)
+                    .with_tag("protocol", row.protocol.as_str())
+                    .with_tag("direction", row.direction.as_str())
+                    .send();
+            }
+        });
+}
+
+/// The whole way: lines into an output's queue, and out of it again.
+#[divan::bench]
+fn report(bencher: Bencher<'_, '_>) {
+    let Ok(runtime) = Builder::new_current_thread().enable_time().build() else {
+        return;
+    };
+    let _guard = runtime.enter();
+    let (fanout, mut outlet) = output();
+    let settings = config::Report {
+        telemetry: false,
+        ..config::Report::default()
+    };
+    let mut reporter = Reporter::new(&settings, &[], fanout, Fanout::default());
+    let snapshot = Snapshot {
+        connections: Selection {
+            rows: rows(),
+            hosts: u64::from(HOSTS),
+            folded: 0,
+        },
+        ..Snapshot::default()
+    };
+    let telemetry = Telemetry::default();
+    let now = Instant::now();
+    let process = Process {
+        source: Source::Conntrack,
+        started: now,
+        resident: None,
+    };
+    bencher
+        .counter(ItemsCount::new(snapshot.connections.rows.len()))
+        .bench_local(|| {
+            runtime.block_on(reporter.report(Some(&snapshot), &telemetry, &process, now));
+            let mut lines = 0;
+            while let Some(chunk) = outlet.drain() {
+                lines += chunk.lines();
+                outlet.release(chunk);
+            }
+            lines
+        });
+}

@@ -1,0 +1,43 @@
+//! Any bytes as a stream: whole or in pieces, the same comes of it.
+#![no_main]
+
+use bytes::BytesMut;
+use conntally::config::Framing;
+use conntally::frame::{Cut, Framer};
+use libfuzzer_sys::fuzz_target;
+use tokio_util::codec::Decoder;
+
+const MAX_FRAME: usize = 64;
+
+/// The bytes of all bodies, the number of other cuts, and whether it went wrong.
+fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, usize, bool) {
+    let mut framer = Framer::new(Framing::Auto, MAX_FRAME);
+    let mut input = BytesMut::new();
+    let (mut bodies, mut drops) = (Vec::new(), 0);
+    for piece in pieces {
+        input.extend_from_slice(piece);
+        loop {
+            match framer.decode(&mut input) {
+                Ok(Some(Cut::Body(body))) => bodies.extend_from_slice(&body),
+                Ok(Some(_)) => drops += 1,
+                Ok(None) => break,
+                Err(_) => return (bodies, drops, true),
+            }
+        }
+    }
+    match framer.decode_eof(&mut input) {
+        Ok(Some(Cut::Body(body))) => bodies.extend_from_slice(&body),
+        Ok(Some(_)) => drops += 1,
+        Ok(None) => {}
+        Err(_) => return (bodies, drops, true),
+    }
+    (bodies, drops, false)
+}
+
+fuzz_target!(|stream: &[u8]| {
+    let Some((&size, stream)) = stream.split_first() else {
+        return;
+    };
+    let pieces = stream.chunks(usize::from(size).max(1));
+    assert_eq!(decode(pieces), decode(std::iter::once(stream)));
+});

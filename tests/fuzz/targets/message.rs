@@ -1,0 +1,33 @@
+//! Any bytes as a line: the check and the view agree, and what is forwarded is
+//! still a message.
+#![no_main]
+
+use conntally::forward::Forward;
+use conntally::message::{Message, Run, check, check_lines};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|body: &[u8]| {
+    let forward = Forward::new(&["added:1".to_owned()])
+        .expect("a tag")
+        .with_container("added");
+    let mut written = Vec::new();
+    check_lines(body, |run| {
+        let lines = match run {
+            Run::Lines(lines, _) => lines.strip_suffix(b"\n").expect("a newline"),
+            Run::Bare(line) => line,
+            Run::Bad(line, reason) => {
+                assert_eq!(Message::parse(line), Err(reason));
+                return;
+            }
+        };
+        for line in lines.split(|&byte| byte == b'\n') {
+            let kind = check(line);
+            assert!(kind.is_ok());
+            assert_eq!(Message::parse(line).map(|message| message.kind()), kind);
+            written.clear();
+            forward.write(line, &mut written);
+            let written = written.strip_suffix(b"\n").expect("a newline");
+            assert_eq!(check(written), kind);
+        }
+    });
+});

@@ -1,0 +1,96 @@
+//! Datagram listeners.
+
+use conntally::config::ByteSize;
+use conntally::telemetry::FrameDrop;
+use tokio::net::{UdpSocket, UnixDatagram};
+
+use super::Rig;
+
+#[tokio::test]
+async fn every_unix_datagram_is_a_frame() {
+    let mut rig = Rig::start("unixgram", |_| {}).await;
+    let client = UnixDatagram::unbound().unwrap();
+    for datagram in ["a:1|c\nb:2|g\n", "rubbish", "", "c:3|c"] {
+        client
+            .send_to(datagram.as_bytes(), rig.path())
+            .await
+            .unwrap();
+    }
+    assert_eq!(rig.lines(3).await, "a:1|c\nb:2|g\nc:3|c\n");
+    assert_eq!(rig.counters.frames.get(), 4);
+    assert_eq!(rig.counters.dropped.total(), 1);
+}
+
+#[tokio::test]
+async fn a_datagram_that_is_too_long_costs_only_itself() {
+    let mut rig = Rig::start("unixgram", |listener| listener.max_frame = ByteSize(16)).await;
+    let client = UnixDatagram::unbound().unwrap();
+    for datagram in ["a:1|c", "just.long.enough:1|c", "b234567890:12|ms"] {
+        client
+            .send_to(datagram.as_bytes(), rig.path())
+            .await
+            .unwrap();
+    }
+    assert_eq!(rig.lines(2).await, "a:1|c\nb234567890:12|ms\n");
+    assert_eq!(rig.counters.frames_dropped.get(FrameDrop::Oversized), 1);
+}
+
+#[tokio::test]
+async fn udp_is_received_on_the_port_that_the_system_chose() {
+    for host in ["127.0.0.1", "[::1]", "localhost"] {
+        let mut rig = Rig::start("unixgram", |listener| {
+            listener.address = format!("udp://{host}:0").parse().unwrap();
+        })
+        .await;
+        let address = rig.address.to_string();
+        let address = address.strip_prefix("udp://").unwrap();
+        assert!(!address.ends_with(":0"), "{address}");
+        let local = if address.starts_with('[') {
+            "[::1]:0"
+        } else {
+            "127.0.0.1:0"
+        };
+        let client = UdpSocket::bind(local).await.unwrap();
+        client.send_to(b"a:1|c\nb:2|c", address).await.unwrap();
+        assert_eq!(rig.lines(2).await, "a:1|c\nb:2|c\n");
+    }
+}
+
+#[tokio::test]
+async fn what_is_queued_at_stop_is_handed_on() {
+    let rig = Rig::start("unixgram", |_| {}).await;
+    let client = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    client.connect(rig.path()).unwrap();
+    // The listener does not get to run in between.
+    for number in 0..8 {
+        let line = format!("a:{number}|c\n");
+        client.send(line.as_bytes()).unwrap();
+    }
+    let path = rig.path().to_owned();
+    let received = rig.rest().await;
+    assert_eq!(received.lines().count(), 8);
+    assert!(!path.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_full_output_keeps_from_being_read_is_counted_at_stop() {
+    let rig = Rig::start("unixgram", |_| {}).await;
+    let counters = rig.counters.clone();
+    let client = UnixDatagram::unbound().unwrap();
+    client.connect(rig.path()).unwrap();
+    let datagram = "app.requests:1|c\n".repeat(300);
+    let mut sent = 0;
+    loop {
+        let sending = client.send(datagram.as_bytes());
+        let patience = std::time::Duration::from_secs(1);
+        match tokio::time::timeout(patience, sending).await {
+            Ok(Ok(bytes)) => sent += bytes as u64,
+            Ok(Err(error)) => panic!("{error}"),
+            Err(_) => break,
+        }
+    }
+    rig.stop.cancel();
+    rig.task.await.unwrap();
+    assert!(counters.abandoned_bytes.get() > 0);
+    assert_eq!(counters.bytes.get() + counters.abandoned_bytes.get(), sent);
+}

@@ -1,0 +1,17 @@
+//! Integration tests: the real kernel, real sockets, the real program.
+
+#![cfg(test)]
+
+mod bad_input;
+mod conntrack;
+mod counting;
+mod decode;
+mod end_to_end;
+mod listen;
+mod local_addresses;
+mod output;
+mod real_clients;
+mod real_receivers;
+mod snapshot;
+mod sockets;
+mod support;

@@ -1,0 +1,9 @@
+//! What the tests share.
+
+pub(crate) mod clients;
+pub(crate) mod daemon;
+pub(crate) mod inject;
+pub(crate) mod lines;
+pub(crate) mod netns;
+pub(crate) mod receiver;
+pub(crate) mod tools;
