@@ -200,14 +200,14 @@ impl Worker {
         } else {
             Vec::new()
         };
+        let connections =
+            self.selector
+                .select(self.count.tally(), self.count.hosts(), Instant::now());
+        self.count.tally.settle();
         Some(Answer {
             source: look.source,
             snapshot: Snapshot {
-                connections: self.selector.select(
-                    self.count.tally(),
-                    self.count.hosts(),
-                    Instant::now(),
-                ),
+                connections,
                 table: look.table.map(|table| TableSize {
                     entries: u64::from(table.entries),
                     limit: Some(u64::from(table.limit)),

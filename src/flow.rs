@@ -224,6 +224,34 @@ impl State {
         }
     }
 
+    /// A number that no other state has, for where a byte must do.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Unreplied => 0,
+            Self::Replied => 1,
+            Self::Assured => 2,
+            Self::Tcp(state) => 0x10 | state as u8,
+            Self::Sctp(state) => 0x20 | state as u8,
+            Self::Dccp(state) => 0x30 | state as u8,
+        }
+    }
+
+    /// The state with this code.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        let number = code & 0x0f;
+        match code >> 4 {
+            0 => [Self::Unreplied, Self::Replied, Self::Assured]
+                .get(usize::from(number))
+                .copied(),
+            1 => TcpState::from_number(number).map(Self::Tcp),
+            2 => SctpState::from_number(number).map(Self::Sctp),
+            3 => DccpState::from_number(number).map(Self::Dccp),
+            _ => None,
+        }
+    }
+
     /// The kernel's name for it, in lower case as tags have it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -295,6 +323,56 @@ impl Direction {
     }
 }
 
+/// Why a connection failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Failure {
+    /// The first packet was answered by a reset.
+    Refused = 0,
+    /// Nothing, or not enough, came back in time.
+    Timeout = 1,
+    /// Torn down by a reset before either side had said goodbye.
+    Reset = 2,
+    /// The network said that there is no way.
+    Unreachable = 3,
+}
+
+impl Failure {
+    /// Every failure, by number.
+    pub const ALL: [Self; 4] = [Self::Refused, Self::Timeout, Self::Reset, Self::Unreachable];
+
+    /// The value of the `reason` tag.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Reset => "reset",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// How a connection ended: each does once, when its entry leaves the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum End {
+    /// Well, or so that nothing tells of a failure.
+    Closed,
+    /// It was never established, or was torn down.
+    Failed(Failure),
+}
+
+impl End {
+    /// One word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Failed(failure) => failure.as_str(),
+        }
+    }
+}
+
 macro_rules! display_as_str {
     ($($type:ty),+) => {$(
         impl fmt::Display for $type {
@@ -304,7 +382,7 @@ macro_rules! display_as_str {
         }
     )+};
 }
-display_as_str!(Protocol, State, ConnectionState, Direction);
+display_as_str!(Protocol, State, ConnectionState, Direction, Failure, End);
 
 /// One way of a flow. For protocols without ports, `src_port` holds the ICMP
 /// identifier or GRE key, and `dst_port` the ICMP type and code, as the kernel's
@@ -337,6 +415,23 @@ impl Status {
     #[must_use]
     pub const fn has(self, bits: u32) -> bool {
         self.0 & bits != 0
+    }
+}
+
+/// Packets of one way and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, headers of the network layer included.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    /// Adds more of it.
+    pub fn add(&mut self, more: Self) {
+        self.packets = self.packets.saturating_add(more.packets);
+        self.bytes = self.bytes.saturating_add(more.bytes);
     }
 }
 

@@ -9,7 +9,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -31,14 +31,14 @@ const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 pub struct Placement {
     /// The host that it counts for.
     pub remote: Remote,
-    /// The other end's address, also where `remote` is a group or folded.
-    pub address: IpAddr,
     /// Who dialled, seen from this host.
     pub direction: Direction,
     /// The service's port, if ports are told apart: the one that was dialled
     /// (`nat = "original"`) or the one that answers (`"translated"`), at whichever
     /// end the service is. `None` where that is an ephemeral port.
     pub port: Option<u16>,
+    /// Whether packets of the original way go to the remote host.
+    pub outward: bool,
 }
 
 /// The rules of `[hosts]`, ready for a million flows.
@@ -99,7 +99,8 @@ impl Hosts {
     /// behind it is not.
     #[must_use]
     pub fn place(&self, flow: &Flow, local: &LocalAddresses) -> Option<Placement> {
-        let (original, reply) = if self.is_inverted(flow) {
+        let inverted = self.is_inverted(flow);
+        let (original, reply) = if inverted {
             (&flow.reply, &flow.original)
         } else {
             (&flow.original, &flow.reply)
@@ -127,8 +128,8 @@ impl Hosts {
         };
         Some(Placement {
             remote: self.remote(address, direction)?,
-            address,
             direction,
+            outward: (direction == Direction::Inbound) == inverted,
             port: (self.ports && flow.protocol.has_ports() && !self.ephemeral.contains(port))
                 .then_some(port),
         })
@@ -143,7 +144,7 @@ impl Hosts {
                 .get(index as usize)
                 .map_or(Cow::Borrowed(Remote::OTHER), |name| Cow::Borrowed(&**name)),
             Remote::Address(address) => Cow::Owned(address.to_string()),
-            Remote::Public => Cow::Borrowed(Remote::PUBLIC),
+            Remote::Public(_) => Cow::Borrowed(Remote::PUBLIC),
             Remote::Other => Cow::Borrowed(Remote::OTHER),
         }
     }
@@ -157,11 +158,14 @@ impl Hosts {
         if let Some(named) = &self.named
             && let Some((_, &remote)) = named.get_lpm(&IpNet::from(address))
         {
-            return Some(remote);
+            return Some(match remote {
+                Remote::Public(_) => Remote::Public(address),
+                named => named,
+            });
         }
         Some(
             if self.fold_public && direction == Direction::Inbound && remote::is_public(address) {
-                Remote::Public
+                Remote::Public(address)
             } else {
                 Remote::Address(address)
             },
@@ -226,7 +230,7 @@ impl Names {
             return Remote::Address(address);
         }
         match &*name {
-            Remote::PUBLIC => return Remote::Public,
+            Remote::PUBLIC => return Remote::Public(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             Remote::OTHER => return Remote::Other,
             _ => {}
         }

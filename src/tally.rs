@@ -1,24 +1,32 @@
-//! Connections counted by remote host, direction, protocol, port and state.
+//! Connections counted by remote host, direction, protocol, port and state, and
+//! what happened to them since the last tick.
 //!
-//! A dump fills it from nothing: [`Tally::clear`], then [`Tally::add`] for each
-//! flow. It keeps nothing per flow; its size is that of its series.
+//! A series is a row; what is told of flows refers to rows by number, so that a
+//! flow that is kept needs no name. Counts follow each flow ([`Tally::enter`],
+//! [`Tally::turn`], [`Tally::leave`]), or are made anew from each dump
+//! ([`Tally::clear`]). A row goes at the end of a tick in which it stood empty.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::{Hash, Hasher};
-use std::net::IpAddr;
+mod activity;
+
+use std::hash::{BuildHasher, Hash, Hasher};
 
 use foldhash::fast::RandomState;
+use hashbrown::{HashMap, HashTable};
 
+pub use self::activity::{Activity, Durations};
 use crate::config::StateView;
-use crate::flow::{ConnectionState, Direction, Flow, Protocol, State};
+use crate::flow::{
+    ConnectionState, DccpState, Direction, Flow, Protocol, SctpState, State, TcpState,
+};
 use crate::hosts::{Placement, Remote};
 
-/// A cleared map keeps room for this many times what it held.
-const SPARE_ROOM: usize = 2;
+/// Room that is kept is at most so many times what is held.
+const SPARE_ROOM: usize = 4;
+/// Rows for which room is always kept.
+const LEAST_ROOM: usize = 1024;
 
 /// A state as the tally tells it apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SeriesState {
     /// One of the four.
     General(ConnectionState),
@@ -44,22 +52,9 @@ impl SeriesState {
             Self::Raw(state) => state.general(),
         }
     }
-
-    /// A number that no other state has.
-    const fn number(self) -> u8 {
-        match self {
-            Self::General(state) => state as u8,
-            Self::Raw(State::Tcp(state)) => 0x10 | state as u8,
-            Self::Raw(State::Sctp(state)) => 0x20 | state as u8,
-            Self::Raw(State::Dccp(state)) => 0x30 | state as u8,
-            Self::Raw(State::Unreplied) => 0x40,
-            Self::Raw(State::Replied) => 0x41,
-            Self::Raw(State::Assured) => 0x42,
-        }
-    }
 }
 
-/// What is counted together.
+/// What is counted together, whatever its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Series {
     /// The remote host.
@@ -70,8 +65,28 @@ pub struct Series {
     pub protocol: Protocol,
     /// The service's port, if ports are told apart.
     pub port: Option<u16>,
-    /// The state.
-    pub state: SeriesState,
+}
+
+impl Series {
+    /// That of a flow in this place.
+    #[must_use]
+    pub const fn of(placement: &Placement, protocol: Protocol) -> Self {
+        Self {
+            remote: placement.remote,
+            direction: placement.direction,
+            protocol,
+            port: placement.port,
+        }
+    }
+
+    /// As it is reported: clients that count together are one.
+    #[must_use]
+    pub const fn folded(self) -> Self {
+        Self {
+            remote: self.remote.folded(),
+            ..self
+        }
+    }
 }
 
 impl Hash for Series {
@@ -83,10 +98,10 @@ impl Hash for Series {
             kind,
             self.direction as u8,
             self.protocol.number(),
-            self.state.number(),
+            u8::from(self.port.is_some()),
             low,
             high,
-            u8::from(self.port.is_some()),
+            0,
             0,
         ]));
     }
@@ -95,25 +110,42 @@ impl Hash for Series {
 /// A remote host's connections with the four states beside each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostRow {
-    /// The remote host.
-    pub remote: Remote,
-    /// Who dialled.
-    pub direction: Direction,
-    /// Transport protocol.
-    pub protocol: Protocol,
-    /// The service's port, if ports are told apart.
-    pub port: Option<u16>,
+    /// What is counted.
+    pub series: Series,
     /// Connections by [`ConnectionState`], in its order.
     pub states: [u64; ConnectionState::ALL.len()],
+}
+
+/// A row's number: good until the end of a tick in which the row is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowId(u32);
+
+impl RowId {
+    const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    series: Series,
+    /// Flows in it, in any state.
+    flows: u32,
 }
 
 /// The counts.
 #[derive(Debug)]
 pub struct Tally {
     view: StateView,
-    counts: HashMap<Series, u32, RandomState>,
-    /// Flows of each address that counts as [`Remote::Public`].
-    public: HashMap<IpAddr, u32, RandomState>,
+    hasher: RandomState,
+    /// Row numbers by the hash of their series.
+    index: HashTable<u32>,
+    rows: Vec<Row>,
+    /// Flows by row and state: so many of each row behind each other.
+    counts: Vec<u32>,
+    /// Numbers of rows that stand for nothing.
+    free: Vec<u32>,
+    active: HashMap<u32, Activity, RandomState>,
 }
 
 impl Tally {
@@ -122,299 +154,252 @@ impl Tally {
     pub fn new(view: StateView) -> Self {
         Self {
             view,
-            counts: HashMap::default(),
-            public: HashMap::default(),
+            hasher: RandomState::default(),
+            index: HashTable::new(),
+            rows: Vec::new(),
+            counts: Vec::new(),
+            free: Vec::new(),
+            active: HashMap::default(),
         }
     }
 
-    /// Forgets everything, and gives back memory that a burst left behind.
-    pub fn clear(&mut self) {
-        empty(&mut self.counts);
-        empty(&mut self.public);
+    /// The row of this series, made if there is none.
+    pub fn row(&mut self, series: Series) -> RowId {
+        let Self {
+            hasher,
+            index,
+            rows,
+            ..
+        } = self;
+        let hash = hasher.hash_one(series);
+        let found = index.find(hash, |&number| {
+            rows.get(number as usize)
+                .is_some_and(|row| row.series == series)
+        });
+        match found {
+            Some(&number) => RowId(number),
+            None => self.make(series, hash),
+        }
+    }
+
+    fn make(&mut self, series: Series, hash: u64) -> RowId {
+        let row = Row { series, flows: 0 };
+        let number = if let Some(number) = self.free.pop() {
+            if let Some(place) = self.rows.get_mut(number as usize) {
+                *place = row;
+            }
+            number
+        } else {
+            let number = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
+            self.rows.push(row);
+            self.counts.resize(self.counts.len() + states(self.view), 0);
+            number
+        };
+        let Self {
+            hasher,
+            index,
+            rows,
+            ..
+        } = self;
+        index.insert_unique(hash, number, |&number| hash_of(hasher, rows, number));
+        RowId(number)
+    }
+
+    /// What a row counts; `None` for one that is gone.
+    #[must_use]
+    pub fn series(&self, row: RowId) -> Option<&Series> {
+        self.rows.get(row.index()).map(|row| &row.series)
     }
 
     /// Counts a flow in.
+    pub fn enter(&mut self, row: RowId, state: State) {
+        if let Some(row) = self.rows.get_mut(row.index()) {
+            row.flows += 1;
+        }
+        if let Some(count) = self.count(row, state) {
+            *count += 1;
+        }
+    }
+
+    /// Counts a flow out that was counted in with the same row and state.
+    pub fn leave(&mut self, row: RowId, state: State) {
+        let Some(count) = self.count(row, state).filter(|count| **count > 0) else {
+            return;
+        };
+        *count -= 1;
+        if let Some(row) = self.rows.get_mut(row.index()) {
+            row.flows = row.flows.saturating_sub(1);
+        }
+    }
+
+    /// A flow that was counted in goes from one state to another.
+    pub fn turn(&mut self, row: RowId, from: State, to: State) {
+        self.leave(row, from);
+        self.enter(row, to);
+    }
+
+    /// Counts a flow of a dump: [`Tally::enter`] by its placement.
+    #[inline]
     pub fn add(&mut self, placement: &Placement, flow: &Flow) {
-        *self.counts.entry(self.series(placement, flow)).or_default() += 1;
-        if placement.remote == Remote::Public {
-            *self.public.entry(placement.address).or_default() += 1;
+        let row = self.row(Series::of(placement, flow.protocol));
+        self.enter(row, flow.state);
+    }
+
+    /// What happened to a row's flows since the last tick, to be added to.
+    pub fn activity(&mut self, row: RowId) -> &mut Activity {
+        self.active.entry(row.0).or_default()
+    }
+
+    /// Sets every count to nothing, for the next dump. Rows stay until [`Tally::settle`].
+    pub fn clear(&mut self) {
+        self.counts.fill(0);
+        for row in &mut self.rows {
+            row.flows = 0;
         }
     }
 
-    /// Counts a flow out that was counted in with the same placement and state;
-    /// does nothing if it was not.
-    pub fn remove(&mut self, placement: &Placement, flow: &Flow) {
-        let series = self.series(placement, flow);
-        if decrement(&mut self.counts, series) && placement.remote == Remote::Public {
-            decrement(&mut self.public, placement.address);
+    /// The end of a tick: forgets what happened in it, and the rows that are empty.
+    pub fn settle(&mut self) {
+        self.active.clear();
+        self.active.shrink_to(LEAST_ROOM);
+        let Self {
+            hasher,
+            index,
+            rows,
+            free,
+            ..
+        } = self;
+        index.retain(|&mut number| {
+            let is_empty = rows.get(number as usize).is_none_or(|row| row.flows == 0);
+            if is_empty {
+                free.push(number);
+            }
+            !is_empty
+        });
+        let spare = SPARE_ROOM * index.len() + LEAST_ROOM;
+        if index.capacity() > spare {
+            index.shrink_to(2 * index.len(), |&number| hash_of(hasher, rows, number));
         }
+        self.cut_off(spare);
     }
 
-    /// Every series that is not zero, in no order.
-    pub fn series_counts(&self) -> impl Iterator<Item = (Series, u64)> + '_ {
-        self.counts
+    /// Gives back the rows behind the last one in use, when most are free.
+    fn cut_off(&mut self, spare: usize) {
+        if self.rows.len() <= spare {
+            return;
+        }
+        let used = self.index.iter().max().map_or(0, |&last| last as usize + 1);
+        self.rows.truncate(used);
+        self.rows.shrink_to(spare);
+        self.counts.truncate(used * states(self.view));
+        self.counts.shrink_to(spare * states(self.view));
+        self.free.retain(|&number| (number as usize) < used);
+        // The lowest are taken first, so that the end becomes free again.
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        self.free.shrink_to(spare);
+    }
+
+    /// Rows with flows, or to whose flows something happened, in no order.
+    pub fn rows_in_use(&self) -> impl Iterator<Item = (RowId, &Series, u64)> {
+        self.index.iter().filter_map(|&number| {
+            let row = self.rows.get(number as usize)?;
+            (row.flows > 0 || self.active.contains_key(&number)).then_some((
+                RowId(number),
+                &row.series,
+                u64::from(row.flows),
+            ))
+        })
+    }
+
+    /// A row's counts that are not zero.
+    pub fn states(&self, row: RowId) -> impl Iterator<Item = (SeriesState, u64)> + use<'_> {
+        let protocol = self.series(row).map(|series| series.protocol);
+        let first = row.index() * states(self.view);
+        let counts = self.counts.get(first..first + states(self.view));
+        counts
+            .unwrap_or_default()
             .iter()
-            .map(|(&series, &count)| (series, u64::from(count)))
+            .zip(0..)
+            .filter(|&(&count, _)| count > 0)
+            .filter_map(move |(&count, place)| {
+                Some((state_at(self.view, protocol?, place)?, u64::from(count)))
+            })
     }
 
-    /// Different addresses that count as [`Remote::Public`].
-    #[must_use]
-    pub fn public_hosts(&self) -> usize {
-        self.public.len()
+    /// What happened since the last tick, by row, in no order.
+    pub fn activities(&self) -> impl Iterator<Item = (&Series, &Activity)> {
+        self.active.iter().filter_map(|(&number, activity)| {
+            Some((&self.rows.get(number as usize)?.series, activity))
+        })
     }
 
-    /// A row per remote host, direction, protocol and port, in their order.
+    /// Every count that is not zero, in no order.
+    pub fn series_counts(&self) -> impl Iterator<Item = (Series, SeriesState, u64)> + '_ {
+        self.rows_in_use().flat_map(|(row, &series, _)| {
+            self.states(row)
+                .map(move |(state, count)| (series, state, count))
+        })
+    }
+
+    /// A row per remote host, direction, protocol and port, in their order, of those
+    /// that have flows.
     #[must_use]
-    pub fn rows(&self) -> Vec<HostRow> {
-        let mut sorted: Vec<_> = self.series_counts().collect();
+    pub fn host_rows(&self) -> Vec<HostRow> {
+        let mut sorted: Vec<_> = self
+            .series_counts()
+            .map(|(series, state, count)| (series.folded(), state, count))
+            .collect();
         sorted.sort_unstable();
         let mut rows: Vec<HostRow> = Vec::new();
-        for (series, count) in sorted {
-            let same = rows.last().is_some_and(|row| {
-                (row.remote, row.direction, row.protocol, row.port)
-                    == (
-                        series.remote,
-                        series.direction,
-                        series.protocol,
-                        series.port,
-                    )
-            });
-            if !same {
-                rows.push(HostRow {
-                    remote: series.remote,
-                    direction: series.direction,
-                    protocol: series.protocol,
-                    port: series.port,
-                    states: [0; ConnectionState::ALL.len()],
-                });
+        for (series, state, count) in sorted {
+            if rows.last().is_none_or(|row| row.series != series) {
+                let states = [0; ConnectionState::ALL.len()];
+                rows.push(HostRow { series, states });
             }
             if let Some(row) = rows.last_mut() {
-                row.states[series.state.general() as usize] += count;
+                row.states[state.general() as usize] += count;
             }
         }
         rows
     }
 
-    fn series(&self, placement: &Placement, flow: &Flow) -> Series {
-        Series {
-            remote: placement.remote,
-            direction: placement.direction,
-            protocol: flow.protocol,
-            port: placement.port,
-            state: match self.view {
-                StateView::General => SeriesState::General(flow.state.general()),
-                StateView::Raw => SeriesState::Raw(flow.state),
-            },
-        }
+    fn count(&mut self, row: RowId, state: State) -> Option<&mut u32> {
+        let place = match self.view {
+            StateView::General => state.general() as usize,
+            // Rows are of one protocol: the number within it tells states apart.
+            StateView::Raw => usize::from(state.code() & 0x0f),
+        };
+        self.counts.get_mut(row.index() * states(self.view) + place)
     }
 }
 
-fn empty<K: Eq + Hash>(map: &mut HashMap<K, u32, RandomState>) {
-    let held = map.len();
-    map.clear();
-    map.shrink_to(SPARE_ROOM * held);
+fn hash_of(hasher: &RandomState, rows: &[Row], number: u32) -> u64 {
+    rows.get(number as usize)
+        .map_or(0, |row| hasher.hash_one(row.series))
 }
 
-fn decrement<K: Eq + Hash>(map: &mut HashMap<K, u32, RandomState>, key: K) -> bool {
-    let Entry::Occupied(mut entry) = map.entry(key) else {
-        return false;
+/// How many states a row tells apart.
+const fn states(view: StateView) -> usize {
+    match view {
+        StateView::General => ConnectionState::ALL.len(),
+        // TCP and SCTP have the most.
+        StateView::Raw => TcpState::ALL.len(),
+    }
+}
+
+fn state_at(view: StateView, protocol: Protocol, place: u8) -> Option<SeriesState> {
+    if view == StateView::General {
+        let state = ConnectionState::ALL.get(usize::from(place)).copied();
+        return state.map(SeriesState::General);
+    }
+    let state = match protocol {
+        Protocol::Tcp => TcpState::from_number(place).map(State::Tcp),
+        Protocol::Sctp => SctpState::from_number(place).map(State::Sctp),
+        Protocol::Dccp => DccpState::from_number(place).map(State::Dccp),
+        _ => State::from_code(place),
     };
-    *entry.get_mut() -= 1;
-    if *entry.get() == 0 {
-        entry.remove();
-    }
-    true
+    state.map(SeriesState::Raw)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::flow::{SctpState, Status, TcpState, Tuple};
-    use proptest::prelude::*;
-
-    fn flow(state: State) -> Flow {
-        let unset = Tuple {
-            src: [0, 0, 0, 0].into(),
-            dst: [0, 0, 0, 0].into(),
-            src_port: 0,
-            dst_port: 0,
-        };
-        Flow {
-            original: unset,
-            reply: unset,
-            protocol: Protocol::Tcp,
-            state,
-            status: Status::default(),
-            zone: 0,
-            mark: 0,
-            beginning: crate::flow::Beginning::Unknown,
-        }
-    }
-
-    fn inbound(last: u8) -> Placement {
-        let address = IpAddr::from([10, 0, 0, last]);
-        Placement {
-            remote: Remote::Address(address),
-            address,
-            direction: Direction::Inbound,
-            port: None,
-        }
-    }
-
-    fn public(last: u8) -> Placement {
-        Placement {
-            remote: Remote::Public,
-            ..inbound(last)
-        }
-    }
-
-    const SYN_SENT: State = State::Tcp(TcpState::SynSent);
-    const SYN_RECV: State = State::Tcp(TcpState::SynRecv);
-    const ESTABLISHED: State = State::Tcp(TcpState::Established);
-    const TIME_WAIT: State = State::Tcp(TcpState::TimeWait);
-
-    fn sorted(tally: &Tally) -> Vec<(&'static str, u64)> {
-        let mut counts: Vec<_> = tally
-            .series_counts()
-            .map(|(series, count)| (series.state.as_str(), count))
-            .collect();
-        counts.sort_unstable();
-        counts
-    }
-
-    #[test]
-    fn states_count_by_the_general_view_or_as_the_kernel_has_them() {
-        let mut general = Tally::new(StateView::General);
-        let mut raw = Tally::new(StateView::Raw);
-        for state in [SYN_SENT, SYN_RECV, ESTABLISHED, TIME_WAIT] {
-            general.add(&inbound(1), &flow(state));
-            raw.add(&inbound(1), &flow(state));
-        }
-        assert_eq!(
-            sorted(&general),
-            [("closing", 1), ("open", 1), ("opening", 2)]
-        );
-        assert_eq!(
-            sorted(&raw),
-            [
-                ("established", 1),
-                ("syn_recv", 1),
-                ("syn_sent", 1),
-                ("time_wait", 1)
-            ]
-        );
-    }
-
-    #[test]
-    fn rows_have_the_four_states_beside_each_other_in_either_view() {
-        for view in [StateView::General, StateView::Raw] {
-            let mut tally = Tally::new(view);
-            for state in [SYN_SENT, SYN_RECV, ESTABLISHED, TIME_WAIT] {
-                tally.add(&inbound(2), &flow(state));
-            }
-            tally.add(&inbound(1), &flow(State::Tcp(TcpState::Close)));
-            let rows = tally.rows();
-            assert_eq!(rows.len(), 2);
-            assert_eq!(rows[0].remote, inbound(1).remote);
-            assert_eq!(rows[0].states, [0, 0, 0, 1]);
-            assert_eq!(rows[1].states, [2, 1, 1, 0]);
-        }
-    }
-
-    #[test]
-    fn rows_are_split_by_port() {
-        let mut tally = Tally::new(StateView::General);
-        for port in [None, Some(0), Some(80), Some(80)] {
-            let placement = Placement { port, ..inbound(1) };
-            tally.add(&placement, &flow(ESTABLISHED));
-        }
-        let rows: Vec<_> = tally
-            .rows()
-            .iter()
-            .map(|row| (row.port, row.states[1]))
-            .collect();
-        assert_eq!(rows, [(None, 1), (Some(0), 1), (Some(80), 2)]);
-    }
-
-    #[test]
-    fn public_addresses_are_counted_once_each() {
-        let mut tally = Tally::new(StateView::General);
-        for last in [1, 2, 2, 3] {
-            tally.add(&public(last), &flow(ESTABLISHED));
-        }
-        assert_eq!(tally.public_hosts(), 3);
-        tally.remove(&public(2), &flow(ESTABLISHED));
-        assert_eq!(tally.public_hosts(), 3);
-        tally.remove(&public(3), &flow(ESTABLISHED));
-        assert_eq!(tally.public_hosts(), 2);
-        tally.clear();
-        assert_eq!(tally.public_hosts(), 0);
-    }
-
-    #[test]
-    fn counting_out_what_was_not_counted_in_changes_nothing() {
-        let mut tally = Tally::new(StateView::General);
-        tally.add(&inbound(1), &flow(ESTABLISHED));
-        tally.remove(&inbound(2), &flow(ESTABLISHED));
-        tally.remove(&inbound(1), &flow(TIME_WAIT));
-        tally.remove(&public(1), &flow(ESTABLISHED));
-        assert_eq!(sorted(&tally), [("open", 1)]);
-    }
-
-    #[test]
-    fn states_of_protocols_never_share_a_number() {
-        let states = TcpState::ALL
-            .iter()
-            .map(|&state| State::Tcp(state))
-            .chain((0..10).filter_map(|number| SctpState::from_number(number).map(State::Sctp)))
-            .chain([State::Unreplied, State::Replied, State::Assured])
-            .map(SeriesState::Raw)
-            .chain(ConnectionState::ALL.map(SeriesState::General));
-        let mut numbers: Vec<_> = states.map(SeriesState::number).collect();
-        numbers.sort_unstable();
-        let all = numbers.len();
-        numbers.dedup();
-        assert_eq!(numbers.len(), all);
-    }
-
-    #[test]
-    fn a_cleared_tally_gives_a_bursts_memory_back() {
-        let mut tally = Tally::new(StateView::General);
-        for [high, low] in (0..=u16::MAX).map(u16::to_be_bytes) {
-            let placement = Placement {
-                remote: Remote::Address([10, 0, high, low].into()),
-                ..inbound(0)
-            };
-            tally.add(&placement, &flow(ESTABLISHED));
-        }
-        tally.clear();
-        tally.add(&inbound(1), &flow(ESTABLISHED));
-        tally.clear();
-        assert!(tally.counts.capacity() < 1024);
-    }
-
-    proptest! {
-        /// What is counted in and out again leaves the tally as it was.
-        #[test]
-        fn prop_counting_out_undoes_counting_in(
-            kept in prop::collection::vec((0_u8..4, 0_usize..10), 0..50),
-            gone in prop::collection::vec((0_u8..4, 0_usize..10), 0..50),
-        ) {
-            let place = |last: u8| if last == 0 { public(last) } else { inbound(last) };
-            let state = |index: usize| flow(State::Tcp(TcpState::ALL[index]));
-            let mut expected = Tally::new(StateView::Raw);
-            let mut tally = Tally::new(StateView::Raw);
-            for &(last, index) in kept.iter().chain(&gone) {
-                tally.add(&place(last), &state(index));
-            }
-            for &(last, index) in &gone {
-                tally.remove(&place(last), &state(index));
-            }
-            for &(last, index) in &kept {
-                expected.add(&place(last), &state(index));
-            }
-            prop_assert_eq!(&tally.counts, &expected.counts);
-            prop_assert_eq!(&tally.public, &expected.public);
-        }
-    }
-}
+mod tests;

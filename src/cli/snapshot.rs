@@ -67,7 +67,7 @@ pub(super) fn snapshot(args: &SnapshotArgs, environment: &Environment) -> Result
         config.collector.source = SourceChoice::Auto;
     }
     let count = look(&config)?;
-    let mut rows = count.tally().rows();
+    let mut rows = count.tally().host_rows();
     sort(&mut rows, args.sort, count.hosts());
     rows.truncate(args.top.unwrap_or(usize::MAX));
     let mut out = BufWriter::new(io::stdout().lock());
@@ -106,7 +106,7 @@ fn sort(rows: &mut [HostRow], key: SortKey, hosts: &Hosts) {
             SortKey::Host => 0,
         };
         let name = match key {
-            SortKey::Host => hosts.name(row.remote).into_owned(),
+            SortKey::Host => hosts.name(row.series.remote).into_owned(),
             _ => String::new(),
         };
         (Reverse(number), name)
@@ -131,10 +131,10 @@ fn json(out: &mut impl Write, rows: &[HostRow], hosts: &Hosts) -> io::Result<()>
     for row in rows {
         let [opening, open, closing, closed] = row.states;
         let object = JsonRow {
-            host: &hosts.name(row.remote),
-            direction: row.direction.as_str(),
-            protocol: row.protocol.as_str(),
-            port: row.port,
+            host: &hosts.name(row.series.remote),
+            direction: row.series.direction.as_str(),
+            protocol: row.series.protocol.as_str(),
+            port: row.series.port,
             opening,
             open,
             closing,
@@ -152,7 +152,7 @@ fn table(out: &mut impl Write, rows: &[HostRow], hosts: &Hosts, ports: bool) -> 
     const HOST: &str = "REMOTE HOST";
     let width = rows
         .iter()
-        .map(|row| hosts.name(row.remote).chars().count())
+        .map(|row| hosts.name(row.series.remote).chars().count())
         .fold(HOST.len(), usize::max);
     let line = |out: &mut dyn Write, host: &str, words: [&str; 3], numbers: [&str; 4]| {
         let [direction, protocol, port] = words;
@@ -171,13 +171,18 @@ fn table(out: &mut impl Write, rows: &[HostRow], hosts: &Hosts, ports: bool) -> 
     )?;
     for row in rows {
         let port = row
+            .series
             .port
             .map_or_else(|| "-".to_owned(), |port| port.to_string());
         let numbers = row.states.map(|number| number.to_string());
         line(
             out,
-            &hosts.name(row.remote),
-            [row.direction.as_str(), row.protocol.as_str(), &port],
+            &hosts.name(row.series.remote),
+            [
+                row.series.direction.as_str(),
+                row.series.protocol.as_str(),
+                &port,
+            ],
             numbers.each_ref().map(String::as_str),
         )?;
     }

@@ -10,8 +10,8 @@ pub enum Remote {
     Named(u32),
     /// One address.
     Address(IpAddr),
-    /// Clients from public addresses, together.
-    Public,
+    /// One client from a public address, counted together with all of them.
+    Public(IpAddr),
     /// Hosts beyond `max`, together.
     Other,
 }
@@ -28,14 +28,24 @@ impl Remote {
         matches!(self, Self::Named(_) | Self::Address(_))
     }
 
+    /// What is reported for it: of those that count together, all look the same.
+    #[must_use]
+    pub const fn folded(self) -> Self {
+        match self {
+            Self::Public(_) => Self::Public(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            apart => apart,
+        }
+    }
+
     /// Two words that no other remote host has, for a hash in two writes.
     pub(crate) fn words(self) -> (u128, u8) {
         match self {
             Self::Address(IpAddr::V4(address)) => (u128::from(address.to_bits()), 0),
             Self::Address(IpAddr::V6(address)) => (address.to_bits(), 1),
             Self::Named(number) => (u128::from(number), 2),
-            Self::Public => (0, 3),
-            Self::Other => (0, 4),
+            Self::Public(IpAddr::V4(address)) => (u128::from(address.to_bits()), 3),
+            Self::Public(IpAddr::V6(address)) => (address.to_bits(), 4),
+            Self::Other => (0, 5),
         }
     }
 }

@@ -9,7 +9,7 @@
 //! where there would be enough, ends the ten minutes early.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{Hosts, Remote};
 use crate::flow::{Direction, Protocol};
-use crate::tally::{Series, Tally};
+use crate::tally::{Activity, Series, SeriesState, Tally};
 
 /// How long a place is kept at least.
 const HOLD: Duration = Duration::from_secs(10 * 60);
@@ -49,12 +49,27 @@ pub struct Row {
     pub connections: u64,
 }
 
+/// What happened to the connections of one host since the last tick.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostActivity {
+    /// The remote host's name.
+    pub host: Arc<str>,
+    /// Who dialled.
+    pub direction: Direction,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// What happened.
+    pub activity: Activity,
+}
+
 /// A tally with its hosts beyond `max` folded into one.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     /// Sorted, a series once.
     pub rows: Vec<Row>,
-    /// Remote hosts seen now, folded ones included; a group counts as one.
+    /// Sorted by host, direction and protocol, each once.
+    pub activities: Vec<HostActivity>,
+    /// Remote hosts seen in this tick, folded ones included; a group counts as one.
     pub hosts: u64,
     /// How many of them were folded into `other` and `public`.
     pub folded: u64,
@@ -140,20 +155,29 @@ impl Selector {
     }
 
     /// One tick: gives the places away by what the tally holds, and folds what
-    /// has none. The sum of all rows is the sum of the tally.
+    /// has none. The sum of all rows is the sum of the tally. A host with failures
+    /// competes at once.
     pub fn select(&mut self, tally: &Tally, hosts: &Hosts, now: Instant) -> Selection {
         let before = self.totals.len();
         self.totals.clear();
         self.totals.shrink_to(2 * before);
-        for (series, count) in tally.series_counts() {
+        let mut public: HashSet<Remote, RandomState> = HashSet::default();
+        for (_, series, flows) in tally.rows_in_use() {
             if series.remote.is_host() {
-                *self.totals.entry(series.remote).or_default() += count;
+                *self.totals.entry(series.remote).or_default() += flows;
+            } else if let Remote::Public(_) = series.remote {
+                public.insert(series.remote);
+            }
+        }
+        for (series, activity) in tally.activities() {
+            if activity.has_failures() {
+                self.qualify(series.remote, now);
             }
         }
         self.look(now);
         self.rank(now);
         self.seat(hosts, now);
-        self.rows(tally)
+        self.fold(tally, public.len())
     }
 
     /// Notes who was seen. Those with a place need no note.
@@ -250,46 +274,87 @@ impl Selector {
         }
     }
 
-    fn rows(&self, tally: &Tally) -> Selection {
-        let mut rows = Vec::new();
-        let mut rest: HashMap<Series, u64, RandomState> = HashMap::default();
-        for (series, connections) in tally.series_counts() {
-            let host = match series.remote {
-                Remote::Public => Some(&self.public),
-                Remote::Other => None,
-                remote => self.places.get(&remote).map(|place| &place.name),
-            };
-            if let Some(host) = host {
-                rows.push(row(host, series, connections));
-            } else {
-                let remote = Remote::Other;
-                *rest.entry(Series { remote, ..series }).or_default() += connections;
-            }
-        }
-        let rest = rest.into_iter();
-        rows.extend(rest.map(|(series, connections)| row(&self.other, series, connections)));
-        rows.sort_unstable();
+    fn fold(&self, tally: &Tally, public: usize) -> Selection {
         let apart = self
             .totals
             .keys()
             .filter(|remote| self.places.contains_key(remote))
             .count();
-        let public = tally.public_hosts();
         Selection {
-            rows,
+            rows: self.rows(tally),
+            activities: self.activities(tally),
             hosts: (self.totals.len() + public) as u64,
             folded: (self.totals.len() - apart + public) as u64,
         }
     }
+
+    fn rows(&self, tally: &Tally) -> Vec<Row> {
+        let mut rows = Vec::new();
+        let mut rest: HashMap<(Series, SeriesState), u64, RandomState> = HashMap::default();
+        for (series, state, connections) in tally.series_counts() {
+            if let Some(place) = self.places.get(&series.remote) {
+                rows.push(row(&place.name, series, state, connections));
+            } else {
+                *rest.entry((self.folded(series), state)).or_default() += connections;
+            }
+        }
+        for ((series, state), connections) in rest {
+            rows.push(row(self.folded_name(series), series, state, connections));
+        }
+        rows.sort_unstable();
+        rows
+    }
+
+    fn activities(&self, tally: &Tally) -> Vec<HostActivity> {
+        let mut sums: HashMap<Series, Activity, RandomState> = HashMap::default();
+        for (&series, activity) in tally.activities() {
+            let series = Series {
+                port: None,
+                ..self.folded(series)
+            };
+            sums.entry(series).or_default().add(activity);
+        }
+        let named = |(series, activity): (Series, Activity)| HostActivity {
+            host: match self.places.get(&series.remote) {
+                Some(place) => Arc::clone(&place.name),
+                None => Arc::clone(self.folded_name(series)),
+            },
+            direction: series.direction,
+            protocol: series.protocol,
+            activity,
+        };
+        let mut activities: Vec<_> = sums.into_iter().map(named).collect();
+        activities.sort_unstable_by(|a, b| {
+            (&a.host, a.direction, a.protocol).cmp(&(&b.host, b.direction, b.protocol))
+        });
+        activities
+    }
+
+    /// The series that one without a place counts in.
+    fn folded(&self, series: Series) -> Series {
+        let remote = match series.remote {
+            remote @ Remote::Public(_) => remote.folded(),
+            remote if self.places.contains_key(&remote) => remote,
+            _ => Remote::Other,
+        };
+        Series { remote, ..series }
+    }
+
+    fn folded_name(&self, series: Series) -> &Arc<str> {
+        match series.remote {
+            Remote::Public(_) => &self.public,
+            _ => &self.other,
+        }
+    }
 }
 
-fn row(host: &Arc<str>, series: Series, connections: u64) -> Row {
+fn row(host: &Arc<str>, series: Series, state: SeriesState, connections: u64) -> Row {
     Row {
         host: Arc::clone(host),
         direction: series.direction,
         protocol: series.protocol,
         port: series.port,
-        state: series.state.as_str(),
+        state: state.as_str(),
         connections,
     }
 }

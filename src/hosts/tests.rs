@@ -431,7 +431,8 @@ fn names_that_hosts_have_anyway_mean_those_hosts() {
         let flow = plain("10.0.0.5:40000", dst);
         hosts.place(&flow, &local()).unwrap().remote
     };
-    assert_eq!(remote("10.1.0.1:1"), Remote::Public);
+    let public = Remote::Public("10.1.0.1".parse().unwrap());
+    assert_eq!(remote("10.1.0.1:1"), public);
     assert_eq!(remote("10.1.0.2:1"), Remote::Other);
     let address = Remote::Address("10.1.0.4".parse().unwrap());
     assert_eq!(remote("10.1.0.3:1"), address);
@@ -475,8 +476,21 @@ fn inbound_public_clients_fold_unless_named_or_told_apart() {
 fn a_folded_placement_still_has_the_address() {
     let inbound = plain("8.8.8.8:40000", "198.51.100.5:443");
     let placement = hosts(|_| ()).place(&inbound, &local()).unwrap();
-    assert_eq!(placement.remote, Remote::Public);
-    assert_eq!(placement.address, "8.8.8.8".parse::<IpAddr>().unwrap());
+    assert_eq!(placement.remote, Remote::Public("8.8.8.8".parse().unwrap()));
+}
+
+#[test]
+fn what_goes_to_the_remote_host_is_known_by_who_dialled() {
+    let hosts = hosts(|_| ());
+    let outward = |from, to| hosts.place(&plain(from, to), &local()).unwrap().outward;
+    assert!(outward("10.0.0.5:40000", "10.1.0.1:80"));
+    assert!(!outward("10.1.0.1:40000", "10.0.0.5:80"));
+    // Picked up at an answer: the original way is the service's.
+    let mut flow = plain("10.0.0.5:80", "10.1.0.1:40000");
+    flow.beginning = Beginning::Missed;
+    let placement = hosts.place(&flow, &local()).unwrap();
+    assert_eq!(placement.direction, Direction::Inbound);
+    assert!(placement.outward);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The lines of one look, for a terminal or a pipe.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use super::lane::{Labels, client};
 use super::text;
 use crate::config::Config;
 use crate::hosts::Hosts;
-use crate::tally::{HostRow, Series, Tally};
+use crate::tally::{HostRow, Series, SeriesState, Tally};
 
 /// Lines that wait to be written.
 #[derive(Clone, Debug, Default)]
@@ -40,28 +40,22 @@ pub fn print(
     let sink = Sink::default();
     let prefix = text::clean_name(&config.report.prefix);
     let client = client(&prefix, &config.tags, sink.clone());
-    let place = |row: &HostRow| (row.remote, row.direction, row.protocol, row.port);
-    let order: HashMap<_, _> = rows.iter().map(place).zip(0..).collect();
-    let mut series: Vec<(usize, Series, u64)> = tally
-        .series_counts()
-        .filter_map(|(series, connections)| {
-            let row = (
-                series.remote,
-                series.direction,
-                series.protocol,
-                series.port,
-            );
-            Some((*order.get(&row)?, series, connections))
-        })
-        .collect();
-    series.sort_unstable();
+    let order: HashMap<Series, usize> = rows.iter().map(|row| row.series).zip(0..).collect();
+    let mut sums: BTreeMap<(usize, SeriesState), (Series, u64)> = BTreeMap::new();
+    for (series, state, connections) in tally.series_counts() {
+        let series = series.folded();
+        if let Some(&place) = order.get(&series) {
+            let (_, sum) = sums.entry((place, state)).or_insert((series, 0));
+            *sum += connections;
+        }
+    }
     let mut port = String::new();
-    for (_, series, connections) in series {
+    for ((_, state), (series, connections)) in sums {
         let labels = Labels {
             host: hosts.name(series.remote).into(),
             way: Some((series.direction, series.protocol)),
             port: series.port,
-            state: series.state.as_str(),
+            state: state.as_str(),
         };
         labels.send(&client, connections, &mut port);
         let mut lines = sink.0.lock().unwrap_or_else(PoisonError::into_inner);

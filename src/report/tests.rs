@@ -61,6 +61,7 @@ fn snapshot(mut rows: Vec<Row>) -> Snapshot {
     rows.sort();
     Snapshot {
         connections: Selection {
+            activities: Vec::new(),
             rows,
             hosts: 7,
             folded: 2,

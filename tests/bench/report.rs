@@ -123,6 +123,7 @@ fn report(bencher: Bencher<'_, '_>) {
     let mut reporter = Reporter::new(&settings, &[], fanout, Fanout::default());
     let snapshot = Snapshot {
         connections: Selection {
+            activities: Vec::new(),
             rows: rows(),
             hosts: u64::from(HOSTS),
             folded: 0,

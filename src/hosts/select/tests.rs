@@ -15,6 +15,10 @@ fn host(number: u8) -> Remote {
     Remote::Address(IpAddr::from([10, 0, 0, number]))
 }
 
+fn public(number: u8) -> Remote {
+    Remote::Public(IpAddr::from([8, 8, 8, number]))
+}
+
 fn flow(state: TcpState) -> Flow {
     let unset = Tuple {
         src: [0, 0, 0, 0].into(),
@@ -37,9 +41,9 @@ fn flow(state: TcpState) -> Flow {
 fn placement(remote: Remote) -> Placement {
     Placement {
         remote,
-        address: [10, 0, 0, 1].into(),
         direction: Direction::Outbound,
         port: None,
+        outward: true,
     }
 }
 
@@ -208,7 +212,7 @@ fn named_hosts_take_places_first_and_at_once() {
 #[test]
 fn public_and_other_take_no_place() {
     let mut bench = Bench::new(1);
-    let seen = [(Remote::Public, 4), (Remote::Other, 2), (host(1), 1)];
+    let seen = [(public(1), 4), (Remote::Other, 2), (host(1), 1)];
     assert_eq!(
         bench.tick(&seen),
         [
@@ -234,17 +238,57 @@ fn hosts_seen_and_folded_count_every_public_address() {
     let mut tally = Tally::new(StateView::General);
     for number in 1..=3 {
         tally.add(&placement(host(number)), &flow(TcpState::Established));
-        let public = Placement {
-            address: [8, 8, 8, number].into(),
-            ..placement(Remote::Public)
-        };
-        tally.add(&public, &flow(TcpState::Established));
+        tally.add(&placement(public(number)), &flow(TcpState::Established));
     }
     let selection = bench.selector.select(&tally, &bench.hosts, bench.now);
     assert_eq!((selection.hosts, selection.folded), (6, 6));
     bench.select(&[(host(1), 1)]);
     let selection = bench.selector.select(&tally, &bench.hosts, bench.now);
     assert_eq!((selection.hosts, selection.folded), (6, 5));
+}
+
+#[test]
+fn a_host_with_failures_competes_at_once() {
+    let mut bench = Bench::new(1);
+    let failing = host(9);
+    let mut tally = Tally::new(StateView::General);
+    tally.add(&placement(host(1)), &flow(TcpState::Established));
+    let row = tally.row(Series::of(&placement(failing), Protocol::Tcp));
+    tally.activity(row).failed[0] = 3;
+    let selection = bench.selector.select(&tally, &bench.hosts, bench.now);
+    assert_eq!((selection.hosts, selection.folded), (2, 1));
+    let activity = &selection.activities[0];
+    assert_eq!(
+        (&*activity.host, activity.activity.failed[0]),
+        ("10.0.0.9", 3)
+    );
+}
+
+#[test]
+fn activities_add_up_by_host_direction_and_protocol_and_fold_with_their_hosts() {
+    let mut bench = Bench::new(0);
+    let mut tally = Tally::new(StateView::General);
+    for (remote, port) in [
+        (host(1), Some(80)),
+        (host(2), None),
+        (public(1), None),
+        (public(2), None),
+    ] {
+        let place = Placement {
+            port,
+            ..placement(remote)
+        };
+        let row = tally.row(Series::of(&place, Protocol::Tcp));
+        tally.activity(row).opened += 2;
+    }
+    let selection = bench.selector.select(&tally, &bench.hosts, bench.now);
+    let sums: Vec<_> = selection
+        .activities
+        .iter()
+        .map(|of| (&*of.host, of.activity.opened))
+        .collect();
+    assert_eq!(sums, [("other", 4), ("public", 4)]);
+    assert!(selection.rows.is_empty());
 }
 
 #[test]
@@ -281,6 +325,7 @@ fn memory_of_hosts_without_a_place_is_bounded() {
     let mut tally = Tally::new(StateView::General);
     for tick in 0..20_u8 {
         tally.clear();
+        tally.settle();
         for [high, low] in (0..4096_u16).map(u16::to_be_bytes) {
             let remote = Remote::Address([10, tick, high, low].into());
             tally.add(&placement(remote), &flow(TcpState::SynSent));
@@ -312,10 +357,13 @@ proptest! {
             let mut tally = Tally::new(StateView::Raw);
             let mut flows = 0;
             let mut hosts = BTreeSet::new();
+            let mut publics = 0;
             for (number, state, connections) in seen {
-                let remote = if number == 0 { Remote::Public } else { host(number) };
+                let remote = if number == 0 { public(1) } else { host(number) };
                 if remote.is_host() {
                     hosts.insert(remote);
+                } else {
+                    publics += 1;
                 }
                 for _ in 0..connections {
                     tally.add(&placement(remote), &flow(TcpState::ALL[state]));
@@ -337,7 +385,7 @@ proptest! {
             if hosts.len() <= max {
                 prop_assert_eq!(apart.len(), hosts.len());
             }
-            let public = tally.public_hosts();
+            let public = usize::from(publics > 0);
             prop_assert_eq!(selection.hosts, (hosts.len() + public) as u64);
             let folded = hosts.len() - apart.len() + public;
             prop_assert_eq!(selection.folded, folded as u64);
