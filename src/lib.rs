@@ -25,6 +25,7 @@ pub mod forward;
 pub mod frame;
 pub mod hosts;
 pub mod listen;
+mod log_limit;
 pub mod message;
 pub mod netlink;
 pub mod output;

@@ -14,7 +14,6 @@ mod accept;
 mod connection;
 mod datagram;
 mod intake;
-mod log;
 pub mod origin;
 mod socket;
 mod stream;
@@ -30,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 use self::accept::Streams;
 use self::datagram::Datagrams;
 use self::intake::Stage;
-use self::log::LogLimit;
 use self::socket::SocketFile;
 use self::stream::Acceptor;
 pub use self::stream::Peer;
@@ -39,6 +37,7 @@ use crate::address::{Address, HostPort};
 use crate::config;
 use crate::forward::{Forward, TagError};
 use crate::frame::MAX_FRAME_BYTES;
+use crate::log_limit::LogLimit;
 use crate::output::Fanout;
 use crate::telemetry::ListenerCounters;
 
@@ -47,6 +46,10 @@ pub const GRACE: Duration = Duration::from_secs(1);
 
 /// How long what has come is read after that.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Log lines in a window; a sender that sends rubbish sends a lot of it.
+const LOG_LINES: u32 = 5;
+const LOG_WINDOW: Duration = Duration::from_secs(10);
 
 /// Why a listener can't be.
 #[derive(Debug, thiserror::Error)]
@@ -252,7 +255,7 @@ impl Listener {
             listener: self.address.to_string(),
             fanout,
             counters,
-            log: LogLimit::new(),
+            log: LogLimit::new(LOG_LINES, LOG_WINDOW),
         });
         match self.kind {
             Kind::Streams {

@@ -36,6 +36,7 @@ use self::queue::{Inlet, Outlet, Settings, queue};
 use self::transport::{SendError, Transport};
 use crate::address::Address;
 use crate::config::{self, OnFull};
+use crate::log_limit::LogLimit;
 use crate::telemetry::{LineDrop, OutputCounters, OutputError};
 
 #[cfg(test)]
@@ -66,6 +67,10 @@ const STUCK: Duration = Duration::from_millis(250);
 /// Of what goes on failing, one message in so long.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+fn log_limit() -> LogLimit {
+    LogLimit::new(1, LOG_INTERVAL)
+}
+
 /// How an output came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -93,43 +98,23 @@ pub struct Output {
     counters: Arc<OutputCounters>,
     backoff: Backoff,
     outage: Outage,
-    oversized: Gate,
-    refused: Gate,
-}
-
-/// The pace at which a kind of message is logged.
-#[derive(Debug, Default)]
-struct Gate {
-    next: Option<Instant>,
-    held_back: u64,
-}
-
-impl Gate {
-    /// Whether to log now; if so, how many were held back since the last time.
-    fn pass(&mut self) -> Option<u64> {
-        let now = Instant::now();
-        if self.next.is_some_and(|next| now < next) {
-            self.held_back += 1;
-            return None;
-        }
-        self.next = Some(now + LOG_INTERVAL);
-        Some(std::mem::take(&mut self.held_back))
-    }
+    oversized: LogLimit,
+    refused: LogLimit,
 }
 
 /// Failures since the last good connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Outage {
-    gate: Gate,
+    log: LogLimit,
     /// Since when, if it was logged.
     logged: Option<Instant>,
 }
 
 impl Outage {
     fn note(&mut self, output: &Address, error: &(dyn Error + 'static)) {
-        if let Some(held_back) = self.gate.pass() {
+        if let Some(suppressed) = self.log.permit() {
             let error = chain(error);
-            warn!(%output, error, held_back, "cannot send, trying again");
+            warn!(%output, error, suppressed, "cannot send, trying again");
             self.logged.get_or_insert_with(Instant::now);
         }
     }
@@ -185,9 +170,12 @@ impl Output {
             chunk: None,
             counters,
             backoff: Backoff::new(pauses),
-            outage: Outage::default(),
-            oversized: Gate::default(),
-            refused: Gate::default(),
+            outage: Outage {
+                log: log_limit(),
+                logged: None,
+            },
+            oversized: log_limit(),
+            refused: log_limit(),
         };
         (inlet, output)
     }
@@ -301,16 +289,16 @@ impl Output {
                 Err(SendError::TooLarge) => {
                     let lines = chunk.pass_payload().lines;
                     self.counters.dropped.add(LineDrop::MessageSize, lines);
-                    if let Some(held_back) = self.oversized.pass() {
+                    if let Some(suppressed) = self.oversized.permit() {
                         let (output, error) = (&self.address, SendError::TooLarge);
-                        warn!(%output, %error, lines, held_back, "dropped a payload");
+                        warn!(%output, %error, lines, suppressed, "dropped a payload");
                     }
                 }
                 Err(SendError::Refused) => {
                     self.counters.errors.add(OutputError::Refused, 1);
-                    if let Some(held_back) = self.refused.pass() {
+                    if let Some(suppressed) = self.refused.permit() {
                         let (output, error) = (&self.address, SendError::Refused);
-                        warn!(%output, %error, held_back, "a datagram was refused");
+                        warn!(%output, %error, suppressed, "a datagram was refused");
                     }
                     if let Err(error) = transport.next_address().await {
                         return Served::Lost(error);

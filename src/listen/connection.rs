@@ -174,9 +174,10 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
-    use crate::listen::log::LogLimit;
     use crate::listen::stream::Accepted;
     use crate::listen::tracker::Tracker;
+    use crate::listen::{LOG_LINES, LOG_WINDOW};
+    use crate::log_limit::LogLimit;
 
     /// A connection's memory is this, and what the runtime and the tracker keep.
     #[tokio::test]
@@ -185,7 +186,7 @@ mod tests {
             listener: String::new(),
             fanout: Arc::default(),
             counters: Arc::default(),
-            log: LogLimit::new(),
+            log: LogLimit::new(LOG_LINES, LOG_WINDOW),
         });
         let (stream, _peer) = UnixStream::pair().unwrap();
         let accepted = Accepted::Unix(stream);

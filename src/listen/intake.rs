@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 
-use super::log::LogLimit;
 use crate::forward::Forward;
 use crate::frame::Cut;
+use crate::log_limit::LogLimit;
 use crate::message::{Malformed, Run, check_lines};
 use crate::output::{Fanout, Room};
 use crate::telemetry::{FrameDrop, ListenerCounters, Reason};

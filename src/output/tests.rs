@@ -51,17 +51,6 @@ async fn a_receiver_that_closes_each_connection_is_asked_ever_more_rarely() {
     drop(inlet);
 }
 
-#[tokio::test(start_paused = true)]
-async fn of_many_failures_one_is_logged_at_once_and_one_in_each_interval() {
-    let mut gate = Gate::default();
-    let mut passed = Vec::new();
-    for _ in 0..100 {
-        passed.extend(gate.pass());
-        tokio::time::advance(Duration::from_millis(250)).await;
-    }
-    assert_eq!(passed, [0, 39, 39]);
-}
-
 #[test]
 fn an_error_is_told_with_its_causes() {
     let error = SendError::Lost(std::io::Error::other("the cable is out"));
