@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use tokio::time::{advance, timeout};
 
+use super::outlet::STEADY_BYTES;
 use super::*;
 use crate::config::Format;
 use crate::output::payload::{Delimiter, count_lines};

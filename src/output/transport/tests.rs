@@ -1,9 +1,11 @@
-use std::time::Duration;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::time::timeout;
 
-use tokio::net::TcpListener;
-
+use super::udp::udp_socket;
 use super::*;
+use crate::address::HostPort;
 use crate::output::payload::{Delimiter, Shape};
+use crate::telemetry::OutputError;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -1,0 +1,180 @@
+//! The sending end of a queue: room is reserved, then filled.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::SemaphorePermit;
+
+use super::Shared;
+use crate::config::LineSource;
+use crate::telemetry::LineDrop;
+
+/// The part of the capacity that the agent's own lines may overdraw.
+const OVERDRAFT_DIVISOR: usize = 4;
+
+/// The sending end, for one source of lines.
+pub struct Inlet {
+    pub(super) shared: Arc<Shared>,
+    pub(super) source: LineSource,
+}
+
+impl fmt::Debug for Inlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inlet")
+            .field("source", &self.source)
+            .field("room", &self.shared.room.available_permits())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        if self.shared.inlets.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+impl Inlet {
+    /// Another sending end, for lines of `source`.
+    #[must_use]
+    pub fn for_source(&self, source: LineSource) -> Self {
+        self.shared.inlets.fetch_add(1, Ordering::AcqRel);
+        Self {
+            shared: Arc::clone(&self.shared),
+            source,
+        }
+    }
+
+    /// Whether a sender that can wait for room should.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        self.shared.settings.blocks
+    }
+
+    fn permits(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.min(self.shared.settings.capacity)).unwrap_or(u32::MAX)
+    }
+
+    /// Waits for room for `bytes`, or for as much as the queue can ever have.
+    /// `None` when the output is gone.
+    pub async fn reserve(&self, bytes: usize) -> Option<Reservation<'_>> {
+        let permit = self.shared.room.acquire_many(self.permits(bytes)).await;
+        permit.ok().map(|permit| Reservation {
+            inlet: self,
+            permit,
+        })
+    }
+
+    /// Room for `bytes`, if it is there now.
+    #[must_use]
+    pub fn try_reserve(&self, bytes: usize) -> Option<Reservation<'_>> {
+        let permit = self.shared.room.try_acquire_many(self.permits(bytes));
+        permit.ok().map(|permit| Reservation {
+            inlet: self,
+            permit,
+        })
+    }
+
+    /// No room, but leave to overdraw the queue by `bytes`.
+    fn overdraw(&self, bytes: usize) -> Option<Reservation<'_>> {
+        let most = self.shared.settings.capacity / OVERDRAFT_DIVISOR;
+        let allowed = self.source == LineSource::Collector
+            && self.shared.lock().debt.saturating_add(bytes) <= most;
+        allowed.then(|| self.try_reserve(0)).flatten()
+    }
+
+    /// Counts lines that found no room.
+    pub fn refuse(&self, count: u64, reason: LineDrop) {
+        self.shared.counters.accepted.add(count);
+        self.shared.counters.dropped.add(reason, count);
+    }
+
+    /// Appends one line without waiting; counts it as dropped when there is no room.
+    pub fn offer(&self, line: &[u8]) {
+        self.offer_lines(line, 1);
+    }
+
+    /// Appends `count` lines, each with its newline, without waiting; counts them
+    /// as dropped when there is no room.
+    pub fn offer_lines(&self, lines: &[u8], count: u64) {
+        let room = self.try_reserve(lines.len());
+        match room.or_else(|| self.overdraw(lines.len())) {
+            Some(mut room) => room.push(lines, count),
+            None => self.refuse(count, self.refusal()),
+        }
+    }
+
+    fn refusal(&self) -> LineDrop {
+        self.shared.lock().closed.unwrap_or(LineDrop::QueueFull)
+    }
+}
+
+/// Room in a queue; what is not used goes back when it is dropped.
+#[derive(Debug)]
+pub struct Reservation<'a> {
+    inlet: &'a Inlet,
+    permit: SemaphorePermit<'a>,
+}
+
+impl Reservation<'_> {
+    /// Bytes left of it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.permit.num_permits()
+    }
+
+    /// Appends `count` lines, each with its newline.
+    pub fn push(&mut self, lines: &[u8], count: u64) {
+        let shared = &*self.inlet.shared;
+        let encoding = &shared.settings.encoding;
+        if encoding.is_identity() {
+            self.append(lines, count);
+        } else {
+            let mut encoded = Vec::with_capacity(lines.len());
+            let outcome = encoding.encode(lines, self.inlet.source, &mut encoded);
+            if outcome.dropped > 0 {
+                self.inlet.refuse(outcome.dropped, LineDrop::Format);
+            }
+            self.append(&encoded, outcome.lines);
+        }
+    }
+
+    /// Pays for what is queued. Prefixes and what an encoding adds may go beyond
+    /// what was reserved; that much is taken from what is free, and where nothing
+    /// is, from what comes free next.
+    fn append(&mut self, lines: &[u8], count: u64) {
+        if count == 0 {
+            return;
+        }
+        let shared = &*self.inlet.shared;
+        let mut state = shared.lock();
+        if let Some(reason) = state.closed {
+            drop(state);
+            self.inlet.refuse(count, reason);
+            return;
+        }
+        let had_sealed = state.has_sealed();
+        let (bytes, oversized) = state.append(shared.settings.shape, lines, count);
+        let paid = bytes.min(self.permit.num_permits());
+        if let Some(spent) = self.permit.split(paid) {
+            spent.forget();
+        }
+        let owed = bytes - paid;
+        if owed > 0 {
+            state.debt += owed - shared.room.forget_permits(owed);
+        }
+        let wake = (!had_sealed && state.has_sealed())
+            || (state.open_since.is_some() && !state.timer_armed);
+        // Before the receiver can count them as sent.
+        shared.counters.accepted.add(count);
+        drop(state);
+        if oversized > 0 {
+            shared.counters.dropped.add(LineDrop::Oversized, oversized);
+        }
+        if wake {
+            shared.wake.notify_one();
+        }
+    }
+}
