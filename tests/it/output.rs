@@ -1,10 +1,10 @@
 //! Outputs, against receivers in processes of their own.
 
 mod receiver;
+mod restarts;
+mod stdout;
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::receiver::{READ_BYTES, Received, Receiver, itself, line};
+use self::receiver::{Received, Receiver, line};
 
 /// No test takes nearly so long, on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -130,125 +130,6 @@ impl Place {
 
     fn receiver(&self, address: &str) -> Receiver {
         Receiver::start(address, &self.log())
-    }
-}
-
-/// The number at this place of a sysctl's file.
-fn sysctl(path: &str, place: usize) -> u64 {
-    let text = std::fs::read_to_string(Path::new("/proc/sys").join(path)).unwrap();
-    text.split_whitespace().nth(place).unwrap().parse().unwrap()
-}
-
-/// Kills the receiver three times while lines flow, and starts another on the
-/// address each time. Checks that nothing is garbled, repeated or uncounted, and
-/// that no more is missing than a killed receiver had taken, or the kernel for it.
-async fn outlives_killed_receivers(place: &Place, address: &str, lines: u64, bound: u64) {
-    const KILLS: u64 = 3;
-    let mut receiver = place.receiver(address);
-    let address = receiver.address.clone();
-    let sender = Sender::to(&address);
-    let counters = Arc::clone(&sender.counters);
-    let sending = sender.send_all(lines);
-    for kill in 0..KILLS {
-        let before = receiver.progress();
-        eventually("the receiver gets lines", || {
-            receiver.progress() > before + 20_000
-        })
-        .await;
-        if kill == 1 {
-            // Once with full buffers, and a payload cut in the midst.
-            receiver.signal(Signal::STOP);
-            eventually("the queue fills up", || {
-                counters.held() * LINE_BYTES > QUEUE.as_usize() as u64
-            })
-            .await;
-        }
-        assert!(!sending.is_finished(), "under load no more");
-        receiver.kill();
-        receiver = place.receiver(&address.to_string());
-    }
-    let counters = sending.await.unwrap();
-    assert_eq!(counters.sent.get(), lines);
-    assert_eq!(counters.dropped.total(), 0);
-    assert!(counters.connects.get() > KILLS);
-    let taken = receiver.stop().await;
-    taken.assert_clean();
-    let missing = lines - taken.numbers.len() as u64;
-    println!(
-        "{address}: {missing} of {lines} lines died with {KILLS} receivers; bound: {bound} bytes each"
-    );
-    assert!(missing * LINE_BYTES / 2 <= KILLS * bound, "{missing}");
-    assert!(taken.numbers.contains(&(lines - 1)));
-}
-
-#[tokio::test]
-async fn unix_stream_receivers_killed_under_load_cost_what_they_had_taken_and_no_more() {
-    let place = Place::new();
-    let bound = sysctl("net/core/wmem_default", 0) + READ_BYTES as u64;
-    outlives_killed_receivers(&place, &place.address("unixstream"), 400_000, bound).await;
-}
-
-#[tokio::test]
-async fn tcp_receivers_killed_under_load_cost_what_they_had_taken_and_no_more() {
-    let bound = sysctl("net/ipv4/tcp_wmem", 2) + sysctl("net/ipv4/tcp_rmem", 2);
-    outlives_killed_receivers(&Place::new(), "tcp://127.0.0.1:0", 400_000, bound).await;
-}
-
-#[tokio::test]
-async fn unix_datagram_receivers_killed_under_load_cost_what_they_had_taken_and_no_more() {
-    let place = Place::new();
-    // One more is in the receiver's hands, and one the kernel takes beyond the limit.
-    let bound = (sysctl("net/unix/max_dgram_qlen", 0) + 2) * 8192;
-    outlives_killed_receivers(&place, &place.address("unixgram"), 400_000, bound).await;
-}
-
-/// Restarts the receiver as an agent restarts: it says goodbye, reads what is
-/// there, and another takes its place.
-async fn loses_nothing_over_restarts(place: &Place, address: &str) {
-    const LINES: u64 = 100_000;
-    let mut receiver = place.receiver(address);
-    let address = receiver.address.clone();
-    let sending = Sender::to(&address).send_all(LINES);
-    for _ in 0..3 {
-        let before = receiver.progress();
-        eventually("the receiver gets lines", || {
-            receiver.progress() > before + 20_000
-        })
-        .await;
-        assert!(!sending.is_finished(), "under load no more");
-        receiver.stop().await;
-        receiver = place.receiver(&address.to_string());
-    }
-    assert_eq!(sending.await.unwrap().sent.get(), LINES);
-    receiver.stop().await.assert_whole(LINES);
-}
-
-#[tokio::test]
-async fn a_unix_stream_receiver_that_reads_to_the_end_loses_nothing_over_restarts() {
-    let place = Place::new();
-    loses_nothing_over_restarts(&place, &place.address("unixstream")).await;
-}
-
-#[tokio::test]
-async fn a_tcp_receiver_that_reads_to_the_end_loses_nothing_over_restarts() {
-    loses_nothing_over_restarts(&Place::new(), "tcp://127.0.0.1:0").await;
-}
-
-#[tokio::test]
-async fn an_idle_stream_is_connected_again_before_there_is_anything_to_send() {
-    let place = Place::new();
-    for address in [place.address("unixstream"), "tcp://127.0.0.1:0".to_owned()] {
-        let mut receiver = place.receiver(&address);
-        let address = receiver.address.clone();
-        let sender = Sender::to(&address);
-        let counters = Arc::clone(&sender.counters);
-        eventually("connected", || counters.connects.get() == 1).await;
-        receiver.kill();
-        eventually("noticed", || counters.errors.get(OutputError::Send) == 1).await;
-        let again = place.receiver(&address.to_string());
-        eventually("connected again", || counters.connects.get() == 2).await;
-        sender.end_drained().await;
-        drop(again);
     }
 }
 
@@ -454,65 +335,6 @@ async fn an_output_without_receiver_ends_at_once_when_there_is_nothing_to_send()
         let counters = Arc::clone(&sender.counters);
         eventually("failed", || counters.errors.total() > 0).await;
         sender.end_drained().await;
-    }
-}
-
-const STDOUT_LINES: &str = "CONNTALLY_TEST_STDOUT_LINES";
-
-#[tokio::test]
-#[ignore = "the printing process that other tests start"]
-async fn printing_process() {
-    let Ok(lines) = std::env::var(STDOUT_LINES) else {
-        return;
-    };
-    // Ends what libtest has begun to say.
-    println!();
-    let sender = Sender::to(&Address::Stdout);
-    let counters = Arc::clone(&sender.counters);
-    for number in 0..lines.parse().unwrap() {
-        let line = line(number);
-        let Some(mut room) = sender.inlet.reserve(line.len()).await else {
-            break;
-        };
-        room.push(line.as_bytes(), 1);
-    }
-    drop(sender.inlet);
-    let ending = timeout(PATIENCE, sender.task).await.unwrap().unwrap();
-    assert_eq!(counters.held(), 0);
-    eprintln!(
-        "ended {ending:?} closed {}",
-        counters.dropped.get(LineDrop::Closed)
-    );
-}
-
-#[test]
-fn standard_output_carries_lines_until_its_reader_goes() {
-    for (lines, taken) in [(1000, 1000), (100_000, 10)] {
-        let mut child = itself("output::printing_process")
-            .env(STDOUT_LINES, lines.to_string())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let printed: Vec<String> = stdout
-            .lines()
-            .map(Result::unwrap)
-            .filter(|line| line.starts_with("t."))
-            .take(taken)
-            .collect();
-        let wanted: Vec<String> = (0..taken as u64)
-            .map(|number| line(number).trim_end().to_owned())
-            .collect();
-        assert_eq!(printed, wanted);
-        let output = child.wait_with_output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        let ended = if taken == lines {
-            "ended Drained closed 0"
-        } else {
-            "ended Gone"
-        };
-        assert!(stderr.contains(ended), "{stderr}");
     }
 }
 
