@@ -32,7 +32,7 @@ use self::backoff::{Backoff, Bounds};
 pub use self::fanout::{Fanout, Room};
 use self::format::Encoding;
 use self::payload::{Chunk, Delimiter, Shape};
-use self::queue::{Inlet, Outlet, Settings, queue};
+use self::queue::{Inlet, Outlet, Settings, queue_of};
 use self::transport::{SendError, Transport};
 use crate::address::Address;
 use crate::config::{self, OnFull};
@@ -163,7 +163,8 @@ impl Output {
             blocks: config.on_full != OnFull::Drop,
             encoding: Encoding::new(config.format, hostname),
         };
-        let (inlet, outlet) = queue(settings, Arc::clone(&counters));
+        let name = config.address.to_string();
+        let (inlet, outlet) = queue_of(&name, settings, Arc::clone(&counters));
         let output = Self {
             address: config.address.clone(),
             outlet,

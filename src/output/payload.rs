@@ -118,6 +118,8 @@ pub struct Appended {
     pub bytes: usize,
     /// Lines dropped because no payload can hold them.
     pub oversized: u64,
+    /// Bytes of the longest of those.
+    pub longest_oversized: usize,
     /// Whether a payload was begun.
     pub begun: bool,
 }
@@ -252,6 +254,7 @@ impl Chunk {
                     self.seal();
                 } else {
                     done.oversized += 1;
+                    done.longest_oversized = done.longest_oversized.max(bare.len());
                 }
                 *lines = rest;
                 *count -= 1;

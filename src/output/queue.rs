@@ -20,12 +20,14 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
+use tracing::warn;
 
 pub use self::inlet::{Inlet, Reservation};
 pub use self::outlet::Outlet;
 use super::format::Encoding;
-use super::payload::{Chunk, Shape};
+use super::payload::{Appended, Chunk, Shape};
 use crate::config::LineSource;
+use crate::log_limit::LogLimit;
 use crate::telemetry::{LineDrop, OutputCounters};
 
 /// How an output's queue is made.
@@ -43,9 +45,22 @@ pub struct Settings {
     pub encoding: Encoding,
 }
 
+/// Of lines that are too long, one message in so long: they come again and again.
+const OVERSIZED_LOG_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Makes a queue: its sending end for the agent's own lines, and its receiving end.
 #[must_use]
 pub fn queue(settings: Settings, counters: Arc<OutputCounters>) -> (Inlet, Outlet) {
+    queue_of("", settings, counters)
+}
+
+/// Makes the queue of the output that the log knows by this name.
+#[must_use]
+pub fn queue_of(
+    output: &str,
+    settings: Settings,
+    counters: Arc<OutputCounters>,
+) -> (Inlet, Outlet) {
     // Half of what the semaphore can count, since it also counts what is in debt.
     let capacity = settings.capacity.min(Semaphore::MAX_PERMITS / 2);
     let shared = Arc::new(Shared {
@@ -62,6 +77,8 @@ pub fn queue(settings: Settings, counters: Arc<OutputCounters>) -> (Inlet, Outle
         room: Semaphore::new(capacity),
         wake: Notify::new(),
         inlets: AtomicUsize::new(1),
+        output: output.to_owned(),
+        oversized_log: LogLimit::new(1, OVERSIZED_LOG_INTERVAL),
         settings: Settings {
             capacity,
             ..settings
@@ -86,6 +103,8 @@ struct Shared {
     room: Semaphore,
     wake: Notify,
     inlets: AtomicUsize,
+    output: String,
+    oversized_log: LogLimit,
     settings: Settings,
     counters: Arc<OutputCounters>,
 }
@@ -94,6 +113,22 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic of another holder leaves whole lines behind at worst once more.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts lines that no payload can hold, and says so.
+    fn drop_oversized(&self, appended: Appended) {
+        let lines = appended.oversized;
+        self.counters.dropped.add(LineDrop::Oversized, lines);
+        if let Some(suppressed) = self.oversized_log.permit_of(lines) {
+            warn!(
+                output = self.output,
+                lines,
+                line_bytes = appended.longest_oversized,
+                max_payload = self.settings.shape.limit,
+                suppressed,
+                "dropped a line longer than max_payload"
+            );
+        }
     }
 }
 
@@ -121,26 +156,26 @@ impl State {
         std::mem::replace(&mut self.tail, fresh)
     }
 
-    /// Packs `count` lines. Returns the bytes that the queue grew by and the lines
-    /// that no payload can hold.
-    fn append(&mut self, shape: Shape, mut lines: &[u8], mut count: u64) -> (usize, u64) {
-        let (mut bytes, mut oversized, mut begun) = (0, 0, false);
+    /// Packs `count` lines.
+    fn append(&mut self, shape: Shape, mut lines: &[u8], mut count: u64) -> Appended {
+        let mut done = Appended::default();
         while count > 0 && !lines.is_empty() {
             if self.tail.is_full() {
                 let chunk = self.fresh_tail(shape);
                 self.full.push_back(chunk);
             }
             let part = self.tail.append(&mut lines, &mut count);
-            bytes += part.bytes;
-            oversized += part.oversized;
-            begun |= part.begun;
+            done.bytes += part.bytes;
+            done.oversized += part.oversized;
+            done.longest_oversized = done.longest_oversized.max(part.longest_oversized);
+            done.begun |= part.begun;
         }
         if !self.tail.has_open() {
             self.open_since = None;
-        } else if begun {
+        } else if done.begun {
             self.open_since = Some(Instant::now());
         }
-        (bytes, oversized)
+        done
     }
 
     fn has_sealed(&self) -> bool {

@@ -9,6 +9,7 @@ mod decode;
 mod end_to_end;
 mod listen;
 mod local_addresses;
+mod log;
 mod output;
 mod real_clients;
 mod real_receivers;

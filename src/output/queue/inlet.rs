@@ -156,12 +156,12 @@ impl Reservation<'_> {
             return;
         }
         let had_sealed = state.has_sealed();
-        let (bytes, oversized) = state.append(shared.settings.shape, lines, count);
-        let paid = bytes.min(self.permit.num_permits());
+        let appended = state.append(shared.settings.shape, lines, count);
+        let paid = appended.bytes.min(self.permit.num_permits());
         if let Some(spent) = self.permit.split(paid) {
             spent.forget();
         }
-        let owed = bytes - paid;
+        let owed = appended.bytes - paid;
         if owed > 0 {
             state.debt += owed - shared.room.forget_permits(owed);
         }
@@ -170,8 +170,8 @@ impl Reservation<'_> {
         // Before the receiver can count them as sent.
         shared.counters.accepted.add(count);
         drop(state);
-        if oversized > 0 {
-            shared.counters.dropped.add(LineDrop::Oversized, oversized);
+        if appended.oversized > 0 {
+            shared.drop_oversized(appended);
         }
         if wake {
             shared.wake.notify_one();

@@ -114,6 +114,21 @@ async fn a_stream_takes_what_is_under_construction_along() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_lines_too_long_for_a_payload_the_log_tells_once_a_minute_how_many() {
+    let ends = ends(8, Delimiter::Datagram, 1024);
+    ends.inlet.offer(b"too.long:1|c\n");
+    let minute = Duration::from_secs(60);
+    advance(minute / 2).await;
+    let three = b"too.long:2|c\na:1|c\ntoo.long:3|c\ntoo.long:4|c\n";
+    ends.inlet.offer_lines(three, 4);
+    assert_eq!(ends.counters.dropped.get(LineDrop::Oversized), 4);
+    let log = &ends.outlet.shared.oversized_log;
+    assert_eq!(log.permit_of(0), None);
+    advance(minute / 2).await;
+    assert_eq!(log.permit_of(0), Some(3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn lines_too_long_for_a_payload_leave_no_timer_behind() {
     // One line fills the chunk; the next, too long, pushes it out and leaves the tail empty.
     let limit = 64 << 10;

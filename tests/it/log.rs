@@ -1,0 +1,53 @@
+//! The log: what it tells, and no more often than it helps.
+
+use std::path::Path;
+
+use crate::support::clients::{framed, send};
+use crate::support::daemon::{Program, daemon};
+use crate::support::lines::total;
+
+/// A daemon that reports on standard output, with this listener and this output.
+fn relay(directory: &Path, listener: &str, output: &str) -> Program {
+    let body = format!(
+        "interval = \"100ms\"\n\
+         [collector]\nsource = \"off\"\n\
+         [[listener]]\naddress = \"{listener}\"\norigin = \"none\"\n\
+         [[output]]\n{output}\nsources = [\"listeners\"]\n\
+         [[output]]\naddress = \"stdout:\"\nsources = [\"collector\"]\n"
+    );
+    daemon(directory, &body)
+}
+
+#[test]
+fn lines_longer_than_max_payload_are_told_once_with_the_output_and_both_lengths() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let socket = directory.join("in.socket");
+    let output = format!("unixstream://{}", directory.join("none").display());
+    let mut daemon = relay(
+        directory,
+        &format!("unixstream://{}", socket.display()),
+        &format!("address = \"{output}\"\nmax_payload = \"128B\""),
+    );
+    // Each in a read of its own.
+    for n in 1..=3 {
+        send(
+            &socket,
+            &framed(format!("{}:1|c\n", "x".repeat(200)).as_bytes()),
+        );
+        daemon.until("the line is dropped", |daemon| {
+            let too_long: &[&str] = &["output:unixstream", "reason:oversized"];
+            let text = daemon.stdout.text();
+            total(&text, "conntally.output.lines_dropped", too_long) == n
+        });
+    }
+    let log = daemon.stop().stderr;
+    let told: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("longer than max_payload"))
+        .collect();
+    assert_eq!(told.len(), 1, "{log}");
+    for part in ["WARN", &output, "line_bytes=204", "max_payload=128"] {
+        assert!(told[0].contains(part), "no {part} in {}", told[0]);
+    }
+}
