@@ -26,6 +26,10 @@ const DROPS_INTERVAL: Duration = Duration::from_secs(10);
 /// How long reading rests after it failed.
 const ERROR_REST: Duration = Duration::from_millis(100);
 
+/// What a datagram takes beside its bytes, empty or not: of the kernel's memory at
+/// least so much (`SKB_TRUESIZE(0)` in `linux/skbuff.h` is more), and of our time.
+const DATAGRAM_BYTES: usize = 256;
+
 /// Datagrams say nothing about their senders.
 const SENDER: &str = "unknown";
 
@@ -89,7 +93,7 @@ impl Queue {
         }
     }
 
-    /// The most bytes that can be waiting.
+    /// The most that can be waiting, [`DATAGRAM_BYTES`] for each datagram included.
     fn most_bytes(&self) -> usize {
         match self {
             Self::Unix(_) => usize::MAX,
@@ -121,7 +125,8 @@ pub(super) struct Datagrams {
 
 /// What a burst came to.
 struct Burst {
-    bytes: usize,
+    /// Bytes, and [`DATAGRAM_BYTES`] for each datagram.
+    taken: usize,
     is_dry: bool,
 }
 
@@ -186,7 +191,8 @@ impl Datagrams {
         READ_BYTES.max(self.max_frame)
     }
 
-    /// Takes datagrams while the room that is reserved surely holds the next.
+    /// Takes datagrams while the room that is reserved surely holds the next; of
+    /// small and of empty ones, fewer than it could hold.
     fn receive(
         &self,
         stage: &Stage,
@@ -197,14 +203,15 @@ impl Datagrams {
             // One byte more tells a datagram that is too long.
             let (buffer, gathered) = scratch.parts(self.max_frame + 1);
             let mut batch = Batch::new(stage, &self.forward, &SENDER, room, gathered);
-            let mut bytes = 0;
+            let (mut bytes, mut taken) = (0, 0);
             let received = loop {
-                if bytes + self.max_frame > self.room_bytes() {
+                if taken + self.max_frame > self.room_bytes() {
                     break Ok(false);
                 }
                 match recv(buffer) {
                     Ok(length) => {
                         bytes += length;
+                        taken += length + DATAGRAM_BYTES;
                         batch.take(self.frame(buffer, length), false);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(true),
@@ -213,7 +220,7 @@ impl Datagrams {
             };
             batch.finish();
             stage.counters.bytes.add(bytes as u64);
-            received.map(|is_dry| Burst { bytes, is_dry })
+            received.map(|is_dry| Burst { taken, is_dry })
         })
     }
 
@@ -239,7 +246,7 @@ impl Datagrams {
             let burst = self.receive(stage, room, |buffer| queue.recv(buffer));
             room.release();
             match burst {
-                Ok(burst) if !burst.is_dry && burst.bytes < most => most -= burst.bytes,
+                Ok(burst) if !burst.is_dry && burst.taken < most => most -= burst.taken,
                 _ => break,
             }
             yield_now().await;
@@ -250,10 +257,13 @@ impl Datagrams {
     fn abandon(&self, queue: &Queue, stage: &Stage, most: usize) {
         let bytes = Scratch::lend(|scratch| {
             let (buffer, _) = scratch.parts(READ_BYTES.max(self.max_frame));
-            let mut bytes = 0;
-            while bytes < most {
+            let (mut bytes, mut taken) = (0, 0);
+            while taken < most {
                 match queue.recv(buffer) {
-                    Ok(length) => bytes += length,
+                    Ok(length) => {
+                        bytes += length;
+                        taken += length + DATAGRAM_BYTES;
+                    }
                     Err(_) => break,
                 }
             }
@@ -282,6 +292,57 @@ async fn rest(stage: &Stage, error: &io::Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listen::{LOG_LINES, LOG_WINDOW};
+    use crate::log_limit::LogLimit;
+
+    fn datagrams() -> Datagrams {
+        Datagrams {
+            max_frame: 8 << 10,
+            forward: Forward::default(),
+            kernel_drops: 0,
+        }
+    }
+
+    fn stage() -> Stage {
+        Stage {
+            listener: String::new(),
+            fanout: Arc::default(),
+            counters: Arc::default(),
+            log: LogLimit::new(LOG_LINES, LOG_WINDOW),
+        }
+    }
+
+    #[test]
+    fn empty_datagrams_without_end_leave_the_others_their_turn() {
+        let stage = stage();
+        let mut received = 0;
+        let burst = datagrams().receive(&stage, &mut stage.fanout.room(), |_| {
+            received += 1;
+            if received > READ_BYTES {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Ok(0)
+        });
+        assert_eq!(received * DATAGRAM_BYTES, burst.unwrap().taken);
+        assert_eq!(stage.counters.frames.get(), received as u64);
+    }
+
+    #[test]
+    fn empty_datagrams_without_end_do_not_hold_up_the_end() {
+        let socket = std_net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let sender = std_net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..10 {
+            sender.send_to(&[], socket.local_addr().unwrap()).unwrap();
+        }
+        let queue = Queue::Udp(socket);
+        datagrams().abandon(&queue, &stage(), 4 * DATAGRAM_BYTES);
+        let mut left = 0;
+        while queue.recv(&mut []).is_ok() {
+            left += 1;
+        }
+        assert_eq!(left, 6);
+    }
 
     const TABLE: &str = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
   382: 0100007F:1FBD 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 00000000a1b2c3d4 17
