@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ByteRate, ByteSize, FileMode, Interval};
+use super::{ByteRate, ByteSize, FileMode, Interval, Owner};
 use crate::address::Address;
 
 /// How a stream is cut into frames.
@@ -37,8 +37,8 @@ pub struct Listener {
     pub address: Address,
     /// Permission bits of the socket file. Defaults to 0722.
     pub mode: FileMode,
-    /// `user:group` of the socket file; empty means the process's.
-    pub owner: String,
+    /// Of the socket file; empty means the process's.
+    pub owner: Owner,
     /// Most connections at once. Defaults to 1024.
     pub max_connections: usize,
     /// Defaults to auto.
@@ -64,7 +64,7 @@ impl Default for Listener {
         Self {
             address: Address::UnixStream("/run/conntally/dsd_stream.socket".into()),
             mode: FileMode(0o722),
-            owner: String::new(),
+            owner: Owner::default(),
             max_connections: 1024,
             framing: Framing::Auto,
             max_frame: ByteSize::kib(8),

@@ -168,7 +168,10 @@ fn what_only_several_keys_show_to_be_wrong_is_shown_at_one_of_them() {
         ),
         ("[[listener]]\nmode = \"rw\"", "octal"),
         ("[[listener]]\n[[listener]]", "is listened on already"),
-        ("[[listener]]\nowner = \"root\"", "user:group"),
+        (
+            "[[listener]]\nowner = \"a:b:c\"",
+            ":2:9: listener[0].owner: \"a:b:c\" is not an owner",
+        ),
         ("[memory]\nlow = 0.9", "memory.low"),
         (
             "hostname = \"${NOPE}\"",
@@ -177,6 +180,14 @@ fn what_only_several_keys_show_to_be_wrong_is_shown_at_one_of_them() {
     ] {
         let error = read(text).unwrap_err();
         assert!(error.contains(part), "{text}: no {part:?} in\n{error}");
+    }
+}
+
+#[test]
+fn an_owner_may_be_a_user_or_a_group_alone() {
+    for owner in ["root", ":root", "root:root", "1000", ""] {
+        let config = read(&format!("[[listener]]\nowner = \"{owner}\"\n")).unwrap();
+        assert_eq!(config.listeners[0].owner.to_string(), owner);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Durations, sizes, rates, modes and marks, as text with a unit.
+//! Durations, sizes, rates, modes, owners and marks, as text: quantities with a unit.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,6 +21,11 @@ pub enum UnitError {
     /// Not an octal file mode.
     #[error("{0:?} is not a file mode: write it in octal, as in \"0722\"")]
     Mode(String),
+    /// Not an owner.
+    #[error(
+        "{0:?} is not an owner: write \"user:group\", \"user\" or \":group\", or \"\" for the process's"
+    )]
+    Owner(String),
     /// Not a mark.
     #[error("{0:?} is not a mark: write a value and a mask, as in \"0x10/0xff\", or \"\" for any")]
     Mark(String),
@@ -43,7 +48,7 @@ macro_rules! through_text {
         }
     )+};
 }
-through_text!(Interval, ByteSize, ByteRate, FileMode, MarkFilter);
+through_text!(Interval, ByteSize, ByteRate, FileMode, Owner, MarkFilter);
 
 /// A number and what follows it.
 fn split_number(text: &str) -> Option<(u64, &str)> {
@@ -218,6 +223,43 @@ impl fmt::Display for FileMode {
     }
 }
 
+/// Who a socket file belongs to, by names or numbers: `"user:group"`, `"user"`,
+/// `":group"`. What is empty is the process's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Owner {
+    /// The user.
+    pub user: String,
+    /// The group.
+    pub group: String,
+}
+
+impl FromStr for Owner {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let (user, group) = text.split_once(':').unwrap_or((text, ""));
+        if group.contains(':') || text.contains(char::is_whitespace) {
+            return Err(UnitError::Owner(text.to_owned()));
+        }
+        Ok(Self {
+            user: user.to_owned(),
+            group: group.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.user)?;
+        if self.group.is_empty() {
+            Ok(())
+        } else {
+            write!(f, ":{}", self.group)
+        }
+    }
+}
+
 /// Which conntrack marks count: `"0x10/0xff"`, `"16"`, or `""` for all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
@@ -295,6 +337,9 @@ mod tests {
             assert_eq!(text.parse::<MarkFilter>().unwrap().to_string(), text);
         }
         assert_eq!("0722".parse::<FileMode>().unwrap().to_string(), "0722");
+        for text in ["", "root", "root:adm", ":adm", "1000:1001"] {
+            assert_eq!(text.parse::<Owner>().unwrap().to_string(), text);
+        }
     }
 
     #[test]
@@ -319,6 +364,9 @@ mod tests {
         }
         for text in ["0999", "7", "rw", "01777"] {
             assert!(text.parse::<FileMode>().is_err(), "{text}");
+        }
+        for text in ["a:b:c", "a b", ":a:"] {
+            assert!(text.parse::<Owner>().is_err(), "{text}");
         }
         for text in ["0x100/0xff", "mark", "0x", "/0xff"] {
             assert!(text.parse::<MarkFilter>().is_err(), "{text}");

@@ -349,11 +349,5 @@ fn check_listener(key: &str, listener: &Listener, found: &mut Mistakes) {
     if listener.read_timeout == Interval::from_secs(0) {
         found.add(format!("{key}.read_timeout"), "must be more than 0");
     }
-    if !listener.owner.is_empty() && listener.owner.split(':').count() != 2 {
-        found.add(
-            format!("{key}.owner"),
-            format!("{:?} is not an owner: write \"user:group\"", listener.owner),
-        );
-    }
     found.tags(&format!("{key}.tags"), &listener.tags);
 }

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixDatagram, UnixListener, 
 
 use super::ListenError;
 use crate::address::{Address, HostPort};
-use crate::config;
+use crate::config::{self, Owner};
 
 /// Connections that may wait to be accepted; the system takes less if
 /// `net.core.somaxconn` is less.
@@ -91,7 +91,7 @@ fn place(
     kind: SocketType,
 ) -> Result<SocketFile, ListenError> {
     let errors = Errors(&config.address);
-    let owner = Owner::parse(&config.owner).map_err(|reason| ListenError::Owner {
+    let (user, group) = ids(&config.owner).map_err(|reason| ListenError::Owner {
         address: config.address.clone(),
         reason,
     })?;
@@ -108,8 +108,8 @@ fn place(
         path: path.to_owned(),
         identity: Identity::of(path).map_err(errors.while_doing("look at the socket file"))?,
     };
-    if owner != Owner::default() {
-        lchown(path, owner.user, owner.group).map_err(errors.while_doing("change its owner"))?;
+    if user.is_some() || group.is_some() {
+        lchown(path, user, group).map_err(errors.while_doing("change its owner"))?;
     }
     fs::set_permissions(path, Permissions::from_mode(config.mode.0))
         .map_err(errors.while_doing("change its mode"))?;
@@ -229,23 +229,12 @@ impl<'a> Errors<'a> {
     }
 }
 
-/// Who a socket file belongs to; `None` leaves it to the process's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Owner {
-    user: Option<u32>,
-    group: Option<u32>,
-}
-
-impl Owner {
-    /// `user:group`, `user` or `:group`; names of `/etc/passwd` and `/etc/group`,
-    /// or numbers.
-    fn parse(text: &str) -> Result<Self, String> {
-        let (user, group) = text.split_once(':').unwrap_or((text, ""));
-        Ok(Self {
-            user: lookup(user, "user", "/etc/passwd")?,
-            group: lookup(group, "group", "/etc/group")?,
-        })
-    }
+/// The numbers of an owner's user and group; `None` leaves the process's own.
+fn ids(owner: &Owner) -> Result<(Option<u32>, Option<u32>), String> {
+    Ok((
+        lookup(&owner.user, "user", "/etc/passwd")?,
+        lookup(&owner.group, "group", "/etc/group")?,
+    ))
 }
 
 fn lookup(name: &str, what: &str, file: &str) -> Result<Option<u32>, String> {
@@ -285,9 +274,9 @@ mod tests {
             (":root", None, Some(0)),
             ("1000:1001", Some(1000), Some(1001)),
         ] {
-            assert_eq!(Owner::parse(text), Ok(Owner { user, group }), "{text}");
+            assert_eq!(ids(&text.parse().unwrap()), Ok((user, group)), "{text}");
         }
-        let error = Owner::parse("root:no-such-group").unwrap_err();
+        let error = ids(&"root:no-such-group".parse().unwrap()).unwrap_err();
         assert_eq!(error, "there is no group \"no-such-group\" in /etc/group");
     }
 

@@ -90,7 +90,7 @@ async fn the_socket_file_has_its_mode_and_owner() {
     for (scheme, mode) in [("unixstream", 0o722), ("unixgram", 0o660)] {
         let config = config::Listener {
             mode: FileMode(mode),
-            owner: format!("{user}:{group}"),
+            owner: format!("{user}:{group}").parse().unwrap(),
             ..at(scheme, &path)
         };
         let _listener = Listener::bind(&config).await.unwrap();
@@ -99,7 +99,7 @@ async fn the_socket_file_has_its_mode_and_owner() {
         assert_eq!((metadata.uid(), metadata.gid()), (user, group));
     }
     let config = config::Listener {
-        owner: "no-such-user".to_owned(),
+        owner: "no-such-user".parse().unwrap(),
         ..at("unixstream", &path)
     };
     let error = error_of(&config).await;
