@@ -106,7 +106,7 @@ impl From<Exit> for ExitCode {
 enum CliError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("--log: {0}")]
+    #[error(transparent)]
     Log(#[from] logging::LogError),
     #[error(transparent)]
     Collector(#[from] CollectorError),
@@ -158,8 +158,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let environment = Environment::of_process();
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args, &cli.verbosity, &environment),
-        Command::Check(args) => check::check(args, &environment),
-        Command::Snapshot(args) => snapshot::snapshot(args, &environment),
+        Command::Check(args) => check::check(args, &cli.verbosity, &environment),
+        Command::Snapshot(args) => snapshot::snapshot(args, &cli.verbosity, &environment),
     };
     match outcome {
         Ok(()) => Exit::Fine,

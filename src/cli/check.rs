@@ -4,7 +4,8 @@ use std::io::{self, Write as _};
 
 use clap::Args;
 
-use super::{CliError, ConfigArgs, tell};
+use super::logging::{self, Role};
+use super::{CliError, ConfigArgs, Verbosity, tell};
 use crate::config::Environment;
 
 /// Arguments of `check`.
@@ -17,8 +18,14 @@ pub(super) struct CheckArgs {
     print: bool,
 }
 
-pub(super) fn check(args: &CheckArgs, environment: &Environment) -> Result<(), CliError> {
+pub(super) fn check(
+    args: &CheckArgs,
+    verbosity: &Verbosity,
+    environment: &Environment,
+) -> Result<(), CliError> {
+    logging::start(Role::Command, verbosity, environment)?;
     let loaded = args.config.load(environment)?;
+    tracing::debug!(files = ?loaded.files, "read");
     for note in loaded.config.notes() {
         tell(&format!("note: {note}"));
     }

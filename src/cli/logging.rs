@@ -1,4 +1,4 @@
-//! Where log lines go: journald when it listens, else standard error.
+//! Where log lines go: the daemon's to journald when it listens, all else to standard error.
 
 use std::io::IsTerminal as _;
 
@@ -12,19 +12,37 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::Verbosity;
 use crate::config::Environment;
 
+/// What is logged, where no argument says.
+const VARIABLE: &str = "CONNTALLY_LOG";
+
+/// Who logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The daemon: tells of its start and its stop too.
+    Daemon,
+    /// A command that prints and ends: warns alone, unless asked for more.
+    Command,
+}
+
 /// The filter cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{filter:?} is not a filter ({source}): write levels by module, as in \"info,conntally::output=debug\""
+    "{origin}: {filter:?} is not a filter ({source}): write levels by module, as in \"info,conntally::output=debug\""
 )]
 pub(super) struct LogError {
+    /// The argument or variable that it stands in.
+    origin: &'static str,
     filter: String,
     source: ParseError,
 }
 
-pub(super) fn start(verbosity: &Verbosity, environment: &Environment) -> Result<(), LogError> {
-    let filter = filter(verbosity, environment)?;
-    let journal = under_journald(environment)
+pub(super) fn start(
+    role: Role,
+    verbosity: &Verbosity,
+    environment: &Environment,
+) -> Result<(), LogError> {
+    let filter = filter(role, verbosity, environment)?;
+    let journal = (role == Role::Daemon && under_journald(environment))
         .then(tracing_journald::layer)
         .and_then(Result::ok);
     if let Some(journal) = journal {
@@ -36,6 +54,10 @@ pub(super) fn start(verbosity: &Verbosity, environment: &Environment) -> Result<
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false);
+        let text = match role {
+            Role::Daemon => text.boxed(),
+            Role::Command => text.without_time().boxed(),
+        };
         tracing_subscriber::registry()
             .with(text.with_filter(filter))
             .init();
@@ -43,23 +65,28 @@ pub(super) fn start(verbosity: &Verbosity, environment: &Environment) -> Result<
     Ok(())
 }
 
-fn filter(verbosity: &Verbosity, environment: &Environment) -> Result<Targets, LogError> {
-    let level = match (verbosity.verbose, verbosity.quiet) {
-        (0, 0) => LevelFilter::INFO,
-        (1, _) => LevelFilter::DEBUG,
-        (_, 1) => LevelFilter::WARN,
-        (0, _) => LevelFilter::ERROR,
+fn filter(
+    role: Role,
+    verbosity: &Verbosity,
+    environment: &Environment,
+) -> Result<Targets, LogError> {
+    let level = match (verbosity.verbose, verbosity.quiet, role) {
+        (0, 0, Role::Daemon) => LevelFilter::INFO,
+        (0, 0, Role::Command) | (0, 1, Role::Daemon) => LevelFilter::WARN,
+        (0, _, _) => LevelFilter::ERROR,
+        (1, _, _) => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
     let asked = verbosity.verbose > 0 || verbosity.quiet > 0;
     let text = match &verbosity.log {
-        Some(text) => Some(text.as_str()),
+        Some(text) => Some(("--log", text.as_str())),
         None if asked => None,
-        None => environment.get("CONNTALLY_LOG"),
+        None => environment.get(VARIABLE).map(|text| (VARIABLE, text)),
     };
     match text {
         None => Ok(Targets::new().with_default(level)),
-        Some(text) => text.parse().map_err(|source| LogError {
+        Some((origin, text)) => text.parse().map_err(|source| LogError {
+            origin,
             filter: text.to_owned(),
             source,
         }),

@@ -11,7 +11,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{CliError, ConfigArgs, Verbosity, logging};
+use super::logging::{self, Role};
+use super::{CliError, ConfigArgs, Verbosity};
 use crate::agent::{self, AgentError};
 use crate::config::{Config, Environment};
 
@@ -24,7 +25,7 @@ pub(super) fn run(
     verbosity: &Verbosity,
     environment: &Environment,
 ) -> Result<(), CliError> {
-    logging::start(verbosity, environment)?;
+    logging::start(Role::Daemon, verbosity, environment)?;
     let loaded = args.load(environment)?;
     let version = env!("CARGO_PKG_VERSION");
     if loaded.files.is_empty() {

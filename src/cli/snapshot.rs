@@ -7,7 +7,8 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{CliError, ConfigArgs, tell};
+use super::logging::{self, Role};
+use super::{CliError, ConfigArgs, Verbosity};
 use crate::collector::{Count, Sources};
 use crate::config::{Config, Environment, PublicInbound, SourceChoice};
 use crate::flow::ConnectionState;
@@ -59,7 +60,12 @@ enum SortKey {
     Host,
 }
 
-pub(super) fn snapshot(args: &SnapshotArgs, environment: &Environment) -> Result<(), CliError> {
+pub(super) fn snapshot(
+    args: &SnapshotArgs,
+    verbosity: &Verbosity,
+    environment: &Environment,
+) -> Result<(), CliError> {
+    logging::start(Role::Command, verbosity, environment)?;
     let mut config = args.config.load(environment)?.config;
     // One look shows every host; folding is for series that last.
     config.hosts.public_inbound = PublicInbound::Apart;
@@ -85,9 +91,6 @@ fn look(config: &Config) -> Result<Count, CliError> {
     let mut count = Count::new(config);
     if let Some(mut sources) = Sources::open(&config.collector, Arc::default())? {
         let look = sources.look(&mut count)?;
-        if let Some(reason) = sources.fallback() {
-            tell(&format!("conntally: {reason}"));
-        }
         tracing::debug!(source = look.source.as_str(), "looked");
     }
     Ok(count)

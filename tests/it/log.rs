@@ -1,9 +1,10 @@
 //! The log: what it tells, and no more often than it helps.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use crate::support::clients::{framed, send};
-use crate::support::daemon::{Program, daemon};
+use crate::support::daemon::{Program, binary, clean, configuration, conntally, daemon};
 use crate::support::lines::total;
 
 /// A daemon that reports on standard output, with this listener and this output.
@@ -49,5 +50,49 @@ fn lines_longer_than_max_payload_are_told_once_with_the_output_and_both_lengths(
     assert_eq!(told.len(), 1, "{log}");
     for part in ["WARN", &output, "line_bytes=204", "max_payload=128"] {
         assert!(told[0].contains(part), "no {part} in {}", told[0]);
+    }
+}
+
+#[test]
+fn every_command_logs_as_much_as_it_is_asked_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = configuration(directory.path(), "[collector]\nsource = \"sockets\"\n");
+    for command in ["check", "snapshot"] {
+        let said = |more: &[&str]| {
+            let arguments = [command, "--config"].map(OsStr::new);
+            let more = more.iter().map(OsStr::new);
+            let ended = conntally(
+                arguments
+                    .into_iter()
+                    .chain([config.as_os_str()])
+                    .chain(more),
+            );
+            assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+            assert!(!ended.stdout.contains("DEBUG"), "{}", ended.stdout);
+            ended.stderr
+        };
+        assert_eq!(said(&[]), "", "{command}");
+        assert_eq!(said(&["--log", "conntally=info"]), "", "{command}");
+        for more in [&["-v"][..], &["--log", "conntally::cli=debug"]] {
+            let log = said(more);
+            assert!(log.contains("DEBUG"), "{command} {more:?}: {log}");
+        }
+    }
+}
+
+#[test]
+fn a_filter_that_is_none_is_named_by_where_it_stands() {
+    for command in ["run", "check", "snapshot"] {
+        let ended = conntally([command, "--log", "conntally=loud"]);
+        assert_eq!(ended.code, Some(64), "{command}: {}", ended.stderr);
+        let told = "conntally: --log: \"conntally=loud\" is not a filter";
+        assert!(ended.stderr.starts_with(told), "{}", ended.stderr);
+
+        let mut program = clean(binary());
+        program.arg(command).env("CONNTALLY_LOG", "conntally=loud");
+        let ended = Program::start(&mut program).wait();
+        assert_eq!(ended.code, Some(64), "{command}: {}", ended.stderr);
+        let told = "conntally: CONNTALLY_LOG: \"conntally=loud\" is not a filter";
+        assert!(ended.stderr.starts_with(told), "{}", ended.stderr);
     }
 }
