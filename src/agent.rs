@@ -17,7 +17,7 @@ use crate::config::{self, Config, Format, LineSource};
 use crate::listen::{ListenError, Listener};
 use crate::output::{Ending, Fanout, Output};
 use crate::report::{Process, Reporter, Source, resident_bytes};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{OutputCounters, Telemetry};
 
 /// How long the last look at the kernel's table may take.
 const LAST_LOOK: Duration = Duration::from_secs(2);
@@ -53,7 +53,8 @@ impl AgentError {
     }
 }
 
-/// The daemon, from bound sockets to the last line sent.
+/// The daemon, from bound sockets to the last line sent. Where the future is dropped
+/// before, it logs what the outputs still held.
 ///
 /// # Errors
 /// Fails when a listener cannot be bound or a source that is named refuses; once
@@ -61,6 +62,7 @@ impl AgentError {
 pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentError> {
     let mut telemetry = Telemetry::default();
     let outputs = Outputs::start(config, &mut telemetry);
+    let _held = Held(telemetry.outputs.clone());
     let forwarded = Arc::new(outputs.forwarded);
 
     let mut bound = Vec::new();
@@ -178,6 +180,24 @@ impl Outputs {
             tagged: Fanout::new(tagged),
             untagged: Fanout::new(untagged),
             forwarded: Fanout::new(forwarded),
+        }
+    }
+}
+
+/// Says at the end which outputs still hold lines: none, unless the agent is ended
+/// before they have sent them or given them up.
+struct Held(Vec<(String, Arc<OutputCounters>)>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for (output, counters) in &self.0 {
+            let (held, dropped) = (counters.held(), counters.dropped.total());
+            if held > 0 {
+                error!(
+                    output,
+                    held, dropped, "ended with lines held, which are lost"
+                );
+            }
         }
     }
 }

@@ -312,7 +312,14 @@ fn a_second_signal_ends_the_daemon_at_once() {
     let ended = daemon.wait();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(ended.stderr.contains("second signal"), "{}", ended.stderr);
-    drop(receiver);
+    let mut log = ended.stderr.lines();
+    let held = log.find(|line| line.contains("ERROR") && line.contains(&receiver.address));
+    let held = held.unwrap_or_else(|| panic!("{}", ended.stderr));
+    let number = |key: &str| -> u64 {
+        let (_, rest) = held.split_once(key).unwrap();
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(number("held=") > 0 && number("dropped=") == 0, "{held}");
 }
 
 #[test]
