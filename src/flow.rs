@@ -4,10 +4,15 @@
 //! `include/uapi/linux/netfilter/nf_conntrack_{tcp,sctp}.h` and
 //! `include/linux/netfilter/nf_conntrack_dccp.h`.
 
+mod end;
+pub mod key;
+
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::end::{End, Failure};
 
 /// A transport protocol that connection tracking tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
@@ -319,56 +324,6 @@ impl Direction {
             Self::Inbound => "inbound",
             Self::Forwarded => "forwarded",
             Self::Local => "local",
-        }
-    }
-}
-
-/// Why a connection failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Failure {
-    /// The first packet was answered by a reset.
-    Refused = 0,
-    /// Nothing, or not enough, came back in time.
-    Timeout = 1,
-    /// Torn down by a reset before either side had said goodbye.
-    Reset = 2,
-    /// The network said that there is no way.
-    Unreachable = 3,
-}
-
-impl Failure {
-    /// Every failure, by number.
-    pub const ALL: [Self; 4] = [Self::Refused, Self::Timeout, Self::Reset, Self::Unreachable];
-
-    /// The value of the `reason` tag.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Timeout => "timeout",
-            Self::Reset => "reset",
-            Self::Unreachable => "unreachable",
-        }
-    }
-}
-
-/// How a connection ended: each does once, when its entry leaves the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum End {
-    /// Well, or so that nothing tells of a failure.
-    Closed,
-    /// It was never established, or was torn down.
-    Failed(Failure),
-}
-
-impl End {
-    /// One word for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Failed(failure) => failure.as_str(),
         }
     }
 }
