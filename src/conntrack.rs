@@ -3,21 +3,26 @@
 //! A dump walks the hash table of the whole machine, whatever namespace or filter it
 //! is for, and does so inside the system call: it belongs on a thread of its own.
 //! Entries are decoded where they were received; nothing is kept of them.
+//! [`Events`] tell what becomes of entries between two dumps, over a socket of their own.
 //!
 //! Needs `CAP_NET_ADMIN` in the user namespace that owns the network namespace, for
 //! each request. The namespace is that of the thread which opened it.
 
 mod decode;
+mod events;
 mod filter;
+mod gate;
 mod stats;
+pub mod sysctl;
 
-pub use self::decode::{Undecodable, decode};
+pub use self::decode::{Event, Happening, Undecodable, decode, decode_event};
+pub use self::events::{Drained, Events, Subscription};
 use self::filter::Filter;
 use self::stats::{Accumulator, counters_request, decode_size, size_request};
 pub use self::stats::{KernelCounters, TableSize};
 use crate::config::Collector;
-use crate::flow::Flow;
-use crate::netlink::{Netlink, NetlinkError, Request, Subsystem};
+use crate::flow::{Entry, Status};
+use crate::netlink::{Netlink, NetlinkError, Part, Request, Subsystem};
 use crate::telemetry::CollectError;
 
 /// Why the table could not be read.
@@ -39,6 +44,9 @@ pub enum ConntrackError {
     /// Anything else that goes wrong with netlink.
     #[error("cannot read the connection tracking table: {0}")]
     Netlink(NetlinkError),
+    /// Anything else that goes wrong with events.
+    #[error("cannot follow the connection tracking table: {0}")]
+    Events(NetlinkError),
     /// The answer to a question about the table itself does not follow the format.
     #[error("cannot read the size of the connection tracking table: {0}")]
     Malformed(#[from] Undecodable),
@@ -51,7 +59,7 @@ impl ConntrackError {
         match self {
             Self::Permission => CollectError::Permission,
             Self::Unsupported => CollectError::Unsupported,
-            Self::Netlink(error) => error.reason(),
+            Self::Netlink(error) | Self::Events(error) => error.reason(),
             Self::Malformed(_) => CollectError::Malformed,
         }
     }
@@ -74,13 +82,24 @@ impl From<NetlinkError> for ConntrackError {
 pub struct Dump {
     /// Entries that the configuration counts.
     pub entries: u64,
-    /// Entries that it does not, and those of protocols that are not told apart. What
-    /// the kernel was told to leave out is not among them.
+    /// Entries that it does not, those of protocols that are not told apart, and those
+    /// that have left the table meanwhile. What the kernel was told to leave out is not
+    /// among them.
     pub skipped: u64,
     /// Entries that do not follow the format.
     pub undecoded: u64,
     /// Whether the table changed in a way that may have lost or doubled entries.
     pub interrupted: bool,
+}
+
+/// A piece of a dump.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'a> {
+    /// An entry that the configuration counts.
+    Entry(&'a Entry),
+    /// All that came with one datagram has been shown. The kernel walks on when the next
+    /// is read, which may take long: events that wait are best read now.
+    Datagram,
 }
 
 /// The table of one network namespace.
@@ -122,7 +141,7 @@ impl Conntrack {
     ///
     /// # Errors
     /// Fails when the dump does not come to its end; entries may have been shown before.
-    pub fn dump(&mut self, each: &mut impl FnMut(&Flow)) -> Result<Dump, ConntrackError> {
+    pub fn dump(&mut self, each: &mut impl FnMut(Step<'_>)) -> Result<Dump, ConntrackError> {
         if self.table()?.entries == 0 {
             return Ok(Dump::default());
         }
@@ -180,17 +199,26 @@ fn walk(
     netlink: &mut Netlink,
     request: &mut Request,
     filter: &Filter,
-    each: &mut impl FnMut(&Flow),
+    each: &mut impl FnMut(Step<'_>),
 ) -> Result<Dump, NetlinkError> {
     let mut dump = Dump::default();
-    let dumped = netlink.dump(request, &mut |message| match decode(message.payload) {
-        Ok(Some(flow)) if filter.admits(&flow) => {
-            dump.entries += 1;
-            each(&flow);
-        }
-        Ok(_) => dump.skipped += 1,
-        Err(_) => dump.undecoded += 1,
+    let dumped = netlink.dump_in_parts(request, &mut |part| match part {
+        Part::Message(message) => show(message.payload, filter, &mut dump, each),
+        Part::End => each(Step::Datagram),
     })?;
     dump.interrupted = dumped.interrupted;
     Ok(dump)
+}
+
+fn show(payload: &[u8], filter: &Filter, dump: &mut Dump, each: &mut impl FnMut(Step<'_>)) {
+    match decode(payload) {
+        // An entry that dies is shown only if its DESTROY event could not be
+        // delivered: the event is what ends it.
+        Ok(Some(entry)) if filter.admits(&entry.flow) && !entry.flow.status.has(Status::DYING) => {
+            dump.entries += 1;
+            each(Step::Entry(&entry));
+        }
+        Ok(_) => dump.skipped += 1,
+        Err(_) => dump.undecoded += 1,
+    }
 }

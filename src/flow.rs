@@ -363,6 +363,8 @@ impl Status {
     pub const SEEN_REPLY: u32 = 1 << 1;
     /// `IPS_ASSURED`: outlives pressure on the table.
     pub const ASSURED: u32 = 1 << 2;
+    /// `IPS_DYING`: out of the table, about to be freed; every DESTROY event has it.
+    pub const DYING: u32 = 1 << 9;
     /// `IPS_OFFLOAD`: a flow table carries it; dumps then leave its state out.
     pub const OFFLOAD: u32 = 1 << 14;
 
@@ -422,4 +424,34 @@ pub struct Flow {
     pub mark: u32,
     /// Whether `original` is surely the way it was dialled.
     pub beginning: Beginning,
+}
+
+/// What an entry may tell beside the flow. Times are nanoseconds since the epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// TCP: one end said goodbye (FIN) while the connection was established, so that a
+    /// reset after it is no failure. Not told, and then `false`, where the state is not,
+    /// and in a DESTROY event.
+    pub fin_seen: bool,
+    /// Of the original and of the reply way, where `nf_conntrack_acct` was on when the
+    /// entry was made.
+    pub traffic: Option<[Traffic; 2]>,
+    /// When the entry was made, where `nf_conntrack_timestamp` was on then.
+    pub started: Option<u64>,
+    /// When it ended, or expired: in a DESTROY event alone.
+    pub stopped: Option<u64>,
+    /// When the event happened, as far as the kernel tells (Linux 6.14 with
+    /// `nf_conntrack_timestamp`).
+    pub event_time: Option<u64>,
+    /// Seconds until the entry expires, unless a packet comes.
+    pub timeout: Option<u32>,
+}
+
+/// An entry of the table, as a dump shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The connection.
+    pub flow: Flow,
+    /// What else it tells.
+    pub details: Details,
 }

@@ -11,6 +11,7 @@ mod message;
 
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN};
@@ -115,6 +116,15 @@ impl fmt::Display for Subsystem {
     }
 }
 
+/// A piece of a dump's answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Part<'a> {
+    /// A message.
+    Message(Message<'a>),
+    /// The end of a datagram, whose messages have been shown.
+    End,
+}
+
 /// How a dump ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
@@ -172,6 +182,22 @@ impl Netlink {
         request: &mut Request,
         each: &mut impl FnMut(Message<'_>),
     ) -> Result<Dumped, NetlinkError> {
+        self.dump_in_parts(request, &mut |part| match part {
+            Part::Message(message) => each(message),
+            Part::End => {}
+        })
+    }
+
+    /// The same, telling where a datagram of the answer ends: the caller may do what is
+    /// urgent before the kernel walks on.
+    ///
+    /// # Errors
+    /// As for [`Netlink::dump`].
+    pub fn dump_in_parts(
+        &mut self,
+        request: &mut Request,
+        each: &mut impl FnMut(Part<'_>),
+    ) -> Result<Dumped, NetlinkError> {
         self.finish()?;
         let sequence = self.send(request)?;
         self.follow(sequence, each)
@@ -215,6 +241,16 @@ impl Netlink {
             .map_err(|error| NetlinkError::System("join a group with", error))
     }
 
+    /// Leaves a multicast group.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses.
+    pub fn leave(&mut self, group: u32) -> Result<(), NetlinkError> {
+        self.socket
+            .drop_membership(group)
+            .map_err(|error| NetlinkError::System("leave a group with", error))
+    }
+
     /// Asks for requests to be checked strictly, filters in them included
     /// (`NETLINK_GET_STRICT_CHK`, Linux 4.20); tells whether the kernel can.
     pub fn check_strictly(&mut self) -> bool {
@@ -226,15 +262,23 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::Overrun`] when some were lost; those after them still wait.
     pub fn notices(&mut self, each: &mut impl FnMut(Message<'_>)) -> Result<(), NetlinkError> {
-        loop {
-            match self.receive(libc::MSG_DONTWAIT) {
-                Ok(()) => {}
-                Err(NetlinkError::Timeout) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-            for message in Messages::new(&self.buffer) {
+        while let Some(datagram) = self.notice()? {
+            for message in Messages::new(datagram) {
                 each(message?);
             }
+        }
+        Ok(())
+    }
+
+    /// The next datagram of notices, if one waits.
+    ///
+    /// # Errors
+    /// As for [`Netlink::notices`].
+    pub fn notice(&mut self) -> Result<Option<&[u8]>, NetlinkError> {
+        match self.receive(libc::MSG_DONTWAIT) {
+            Ok(()) => Ok(Some(&self.buffer)),
+            Err(NetlinkError::Timeout) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -270,12 +314,13 @@ impl Netlink {
     fn follow(
         &mut self,
         sequence: u32,
-        each: &mut impl FnMut(Message<'_>),
+        each: &mut impl FnMut(Part<'_>),
     ) -> Result<Dumped, NetlinkError> {
         self.unfinished = Some(sequence);
         let mut dumped = Dumped::default();
         loop {
             self.receive(0)?;
+            let mut is_last = false;
             for message in Messages::new(&self.buffer) {
                 let message = message?;
                 if message.sequence != sequence {
@@ -285,7 +330,8 @@ impl Netlink {
                 match message.kind {
                     NLMSG_DONE => {
                         self.unfinished = None;
-                        return refusal(message.payload).map(|()| dumped);
+                        refusal(message.payload)?;
+                        is_last = true;
                     }
                     NLMSG_ERROR => {
                         self.unfinished = None;
@@ -293,8 +339,12 @@ impl Netlink {
                     }
                     NLMSG_OVERRUN => return Err(NetlinkError::Overrun),
                     NLMSG_NOOP => {}
-                    _ => each(message),
+                    _ => each(Part::Message(message)),
                 }
+            }
+            each(Part::End);
+            if is_last {
+                return Ok(dumped);
             }
         }
     }
@@ -323,6 +373,12 @@ impl Netlink {
     }
 }
 
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// The negative error number that `NLMSG_ERROR` and `NLMSG_DONE` begin with, if any.
 fn refusal(payload: &[u8]) -> Result<(), NetlinkError> {
     match payload.first_chunk().copied().map(i32::from_ne_bytes) {
@@ -334,66 +390,4 @@ fn refusal(payload: &[u8]) -> Result<(), NetlinkError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use netlink_packet_core::NLM_F_DUMP;
-
-    use super::*;
-
-    const RTM_NEWLINK: u16 = 16;
-    const RTM_GETLINK: u16 = 18;
-
-    fn links() -> Request {
-        Request::new(RTM_GETLINK, NLM_F_DUMP, &[0; 16])
-    }
-
-    #[test]
-    fn a_dump_comes_to_its_end() {
-        let mut netlink = Netlink::open(Subsystem::Route).unwrap();
-        let mut links_seen = 0;
-        let dumped = netlink.dump(&mut links(), &mut |message| {
-            assert_eq!(message.kind, RTM_NEWLINK);
-            links_seen += 1;
-        });
-        assert!(!dumped.unwrap().interrupted);
-        assert!(links_seen > 0);
-    }
-
-    #[test]
-    fn a_datagram_that_does_not_fit_is_told_and_the_next_dump_is_whole() {
-        let mut netlink = Netlink::open(Subsystem::Route).unwrap();
-        netlink.buffer = Vec::with_capacity(64);
-        let error = netlink.dump(&mut links(), &mut |_| {}).unwrap_err();
-        assert!(matches!(error, NetlinkError::Truncated { .. }), "{error}");
-        assert_eq!(error.reason(), CollectError::Truncated);
-        let mut links_seen = 0;
-        let dumped = netlink.dump(&mut links(), &mut |_| links_seen += 1);
-        assert!(!dumped.unwrap().interrupted);
-        assert!(links_seen > 0);
-    }
-
-    #[test]
-    fn a_refusal_carries_the_kernels_error_and_leaves_the_socket_usable() {
-        let mut netlink = Netlink::open(Subsystem::SocketDiag).unwrap();
-        let nonsense = || Request::new(4711, NLM_F_DUMP, &[]);
-        for _ in 0..2 {
-            let error = netlink.dump(&mut nonsense(), &mut |_| {}).unwrap_err();
-            assert_eq!(error.refusal(), Some(libc::EINVAL), "{error}");
-            let error = netlink.ask(&mut nonsense(), |_| ()).unwrap_err();
-            assert_eq!(error.refusal(), Some(libc::EINVAL), "{error}");
-        }
-    }
-
-    #[test]
-    fn no_notice_is_no_wait() {
-        let mut netlink = Netlink::open(Subsystem::Route).unwrap();
-        netlink.notices(&mut |_| {}).unwrap();
-    }
-
-    #[test]
-    fn an_acknowledgement_is_no_refusal() {
-        assert!(refusal(&0_i32.to_ne_bytes()).is_ok());
-        assert!(refusal(&[]).is_ok());
-        let error = refusal(&(-libc::EPERM).to_ne_bytes()).unwrap_err();
-        assert_eq!(error.reason(), CollectError::Permission);
-    }
-}
+mod tests;

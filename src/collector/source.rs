@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::Count;
 use crate::config::{self, SourceChoice};
-use crate::conntrack::{Conntrack, ConntrackError, KernelCounters, TableSize};
+use crate::conntrack::{Conntrack, ConntrackError, KernelCounters, Step, TableSize};
 use crate::report::Source;
 use crate::sockets::{Sockets, SocketsError};
 use crate::telemetry::{CollectError, CollectorCounters};
@@ -238,7 +238,10 @@ impl Sources {
             let conntrack = self.conntrack()?;
             let table = conntrack.table()?;
             count.begin();
-            let dump = conntrack.dump(&mut |flow| count.add(flow))?;
+            let dump = conntrack.dump(&mut |step| match step {
+                Step::Entry(entry) => count.add(&entry.flow),
+                Step::Datagram => {}
+            })?;
             attempts -= 1;
             if dump.interrupted {
                 self.counters.errors.add(CollectError::Interrupted, 1);

@@ -71,6 +71,11 @@ impl Filter {
             && self.marks.admits(flow.mark)
     }
 
+    /// The protocols that count, unless they are all that are told apart.
+    pub(super) fn some_protocols(&self) -> Option<&[Protocol]> {
+        (self.protocols.len() < Protocol::ALL.len()).then_some(&*self.protocols)
+    }
+
     /// A request for the whole table, but for the families that do not count.
     pub(super) fn plain_request(&self) -> Request {
         self.request(Vec::new())

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use conntally::collector::Count;
 use conntally::config::{Collector, Config};
-use conntally::conntrack::Conntrack;
+use conntally::conntrack::{Conntrack, Step};
 use conntally::flow::{Protocol, State, TcpState};
 use netlink_packet_core::NLMSG_DONE;
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -166,7 +166,13 @@ impl Ours {
     fn run(&mut self) -> u64 {
         let Self { conntrack, count } = self;
         count.begin();
-        let dump = conntrack.dump(&mut |flow| count.add(flow)).unwrap();
+        let dump = conntrack
+            .dump(&mut |step| {
+                if let Step::Entry(entry) = step {
+                    count.add(&entry.flow);
+                }
+            })
+            .unwrap();
         black_box(count.tally());
         dump.entries
     }

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use conntally::config::{Collector, Family, MarkFilter};
-use conntally::conntrack::{Conntrack, ConntrackError, Dump};
+use conntally::conntrack::{Conntrack, ConntrackError, Dump, Step};
 use conntally::flow::{Beginning, Flow, Protocol, State, Status, TcpState, Tuple};
 use conntally::telemetry::CollectError;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
@@ -43,7 +43,11 @@ fn dump(collector: &Collector) -> (HashMap<Key, Flow>, Dump) {
     let mut flows = Vec::new();
     let dump = Conntrack::open(collector)
         .unwrap()
-        .dump(&mut |flow| flows.push(*flow))
+        .dump(&mut |step| {
+            if let Step::Entry(entry) = step {
+                flows.push(entry.flow);
+            }
+        })
         .unwrap();
     assert_eq!(dump.entries, flows.len() as u64);
     assert_eq!((dump.undecoded, dump.interrupted), (0, false));
@@ -111,7 +115,7 @@ fn an_empty_table_is_an_empty_dump() {
         let _connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut conntrack = Conntrack::open(&everything()).unwrap();
         assert_eq!(conntrack.table().unwrap().entries, 0);
-        let dump = conntrack.dump(&mut |flow| panic!("{flow:?}")).unwrap();
+        let dump = conntrack.dump(&mut |step| panic!("{step:?}")).unwrap();
         assert_eq!(dump, Dump::default());
     });
 }

@@ -4,12 +4,15 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use conntally::conntrack::decode;
+use conntally::conntrack::{Event, Happening, Undecodable, decode, decode_event};
 use conntally::flow::{
-    Beginning, DccpState, Flow, Protocol, SctpState, State, Status, TcpState, Tuple,
+    Beginning, DccpState, Details, Entry, Flow, Protocol, SctpState, State, Status, TcpState,
+    Traffic, Tuple,
 };
-use conntally::netlink::{Attributes, Messages, Netlink, Request, Subsystem};
-use netlink_packet_core::{DefaultNla, Emitable, NLM_F_DUMP, Nla, ParseableParametrized};
+use conntally::netlink::{Attributes, Message, Messages, Netlink, Request, Subsystem, attribute};
+use netlink_packet_core::{
+    DefaultNla, Emitable, NLA_TYPE_MASK, NLM_F_DUMP, Nla, ParseableParametrized,
+};
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple,
     Status as TypedStatus, Tuple as TypedTuple,
@@ -32,7 +35,7 @@ const NEW: u16 = 0x100;
 const GET: u16 = 0x101;
 
 /// The entry as the typed parser understands it.
-fn oracle(payload: &[u8]) -> Flow {
+fn oracle(payload: &[u8]) -> Entry {
     let message = NetfilterMessage::parse_with_param(payload, NEW).unwrap();
     let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner else {
         panic!("not an entry: {message:?}");
@@ -40,6 +43,7 @@ fn oracle(payload: &[u8]) -> Flow {
     let (mut original, mut reply, mut number) = (None, None, None);
     let (mut status, mut zone, mut mark) = (0, 0, 0);
     let mut beginning = Beginning::Unknown;
+    let mut details = Details::default();
     for attribute in attributes {
         match attribute {
             ConntrackAttribute::CtaTupleOrig(parts) => original = Some(typed_tuple(&parts)),
@@ -49,9 +53,20 @@ fn oracle(payload: &[u8]) -> Flow {
             ConntrackAttribute::CtaProtoInfo(parts) => {
                 number = typed_state(&parts);
                 beginning = typed_beginning(&parts);
+                details.fin_seen = typed_flags(&parts).any(|(_, flags)| flags & 0x04 != 0);
             }
-            ConntrackAttribute::Other(nla) if nla.kind() == 18 => {
-                zone = u16::from_be_bytes(bytes_of(&nla).try_into().unwrap());
+            ConntrackAttribute::CtaTimeout(seconds) => details.timeout = Some(seconds),
+            // Zone, counters and timestamps are attributes that it does not know.
+            ConntrackAttribute::Other(nla) => {
+                let value = bytes_of(&nla);
+                match nla.kind() & NLA_TYPE_MASK {
+                    18 => zone = u16::from_be_bytes(value.try_into().unwrap()),
+                    9 => details.traffic.get_or_insert_default()[0] = raw_counters(&value),
+                    10 => details.traffic.get_or_insert_default()[1] = raw_counters(&value),
+                    20 => [details.started, details.stopped] = raw_pair(&value),
+                    27 => details.event_time = Some(be64(&value)),
+                    _ => {}
+                }
             }
             _ => {}
         }
@@ -67,7 +82,7 @@ fn oracle(payload: &[u8]) -> Flow {
         _ if status.has(Status::SEEN_REPLY) => State::Replied,
         _ => State::Unreplied,
     };
-    Flow {
+    let flow = Flow {
         original,
         reply: reply.unwrap().0,
         protocol,
@@ -76,22 +91,48 @@ fn oracle(payload: &[u8]) -> Flow {
         zone,
         mark,
         beginning,
-    }
+    };
+    Entry { flow, details }
 }
 
 fn typed_beginning(parts: &[ProtoInfo]) -> Beginning {
-    let flags = parts.iter().find_map(|part| match part {
-        ProtoInfo::TCP(parts) => parts.iter().find_map(|part| match part {
-            ProtoInfoTCP::OriginalFlags(flags) => Some(flags.flags),
-            _ => None,
-        }),
-        _ => None,
-    });
-    match flags {
-        Some(flags) if flags & 0x08 != 0 => Beginning::Missed,
+    let original = typed_flags(parts).find(|(is_original, _)| *is_original);
+    match original {
+        Some((_, flags)) if flags & 0x08 != 0 => Beginning::Missed,
         Some(_) => Beginning::Seen,
         None => Beginning::Unknown,
     }
+}
+
+/// The flags of each way of a TCP connection; whether it is the original one.
+fn typed_flags(parts: &[ProtoInfo]) -> impl Iterator<Item = (bool, u8)> {
+    let tcp = parts.iter().filter_map(|part| match part {
+        ProtoInfo::TCP(parts) => Some(parts),
+        _ => None,
+    });
+    tcp.flatten().filter_map(|part| match part {
+        ProtoInfoTCP::OriginalFlags(flags) => Some((true, flags.flags)),
+        ProtoInfoTCP::ReplyFlags(flags) => Some((false, flags.flags)),
+        _ => None,
+    })
+}
+
+fn be64(value: &[u8]) -> u64 {
+    u64::from_be_bytes(value.try_into().unwrap())
+}
+
+/// The numbers nested as 1 and as 2.
+fn raw_pair(value: &[u8]) -> [Option<u64>; 2] {
+    [1, 2].map(|wanted| {
+        Attributes::new(value)
+            .map(Result::unwrap)
+            .find_map(|(kind, value)| (kind == wanted).then(|| be64(value)))
+    })
+}
+
+fn raw_counters(value: &[u8]) -> Traffic {
+    let [packets, bytes] = raw_pair(value).map(Option::unwrap);
+    Traffic { packets, bytes }
 }
 
 fn typed_tuple(parts: &[TypedTuple]) -> (Tuple, u8) {
@@ -187,8 +228,13 @@ fn captured_entries_are_what_was_injected() {
     let mut injected: Vec<_> = mixed(CAPTURED_ENTRIES).collect();
     let mut states = HashSet::new();
     for payload in captured() {
-        let flow = decode(payload).unwrap().unwrap();
-        assert_eq!(flow, oracle(payload));
+        let entry = decode(payload).unwrap().unwrap();
+        assert_eq!(entry, oracle(payload));
+        let Details {
+            traffic, started, ..
+        } = entry.details;
+        assert!(traffic.is_some() && started.is_some(), "{entry:?}");
+        let flow = entry.flow;
         states.insert(flow.state);
         let place = injected
             .iter()
@@ -241,7 +287,11 @@ fn an_offloaded_connection_without_a_state_is_established() {
     offloaded.status.0 |= Status::OFFLOAD;
     offloaded.beginning = Beginning::Unknown;
     let bytes = emit(&offloaded, false);
-    assert_eq!(decode(&bytes), Ok(Some(offloaded)));
+    assert_eq!(decode(&bytes), Ok(Some(emitted(offloaded))));
+    // An event that leaves the state out does so because it did not change.
+    let event = event(MESSAGE_UPDATE, &bytes).unwrap();
+    assert_eq!(event.state, None);
+    assert_eq!(event.status, Some(offloaded.status));
 }
 
 #[test]
@@ -249,6 +299,81 @@ fn an_entry_of_a_protocol_that_is_not_told_apart_is_none() {
     const ESP: u8 = 50;
     let udp = mixed(2).last().unwrap();
     assert_eq!(decode(&emit_as(ESP, &udp, false)), Ok(None));
+}
+
+/// An entry as [`emit`] writes it.
+fn emitted(flow: Flow) -> Entry {
+    Entry {
+        flow,
+        details: Details {
+            timeout: Some(60),
+            ..Details::default()
+        },
+    }
+}
+
+/// Type and flags of the kernel's three messages about an entry.
+const MESSAGE_NEW: (u16, u16) = (0x100, 0x600);
+const MESSAGE_UPDATE: (u16, u16) = (0x100, 0);
+const MESSAGE_DESTROY: (u16, u16) = (0x102, 0);
+
+fn try_event((kind, flags): (u16, u16), payload: &[u8]) -> Result<Option<Event>, Undecodable> {
+    decode_event(Message {
+        kind,
+        flags,
+        sequence: 0,
+        payload,
+    })
+}
+
+fn event(of: (u16, u16), payload: &[u8]) -> Option<Event> {
+    try_event(of, payload).unwrap()
+}
+
+#[test]
+fn an_event_is_an_entry_and_what_became_of_it() {
+    let tcp = mixed(8).nth(5).unwrap();
+    for (message, happening) in [
+        (MESSAGE_NEW, Happening::New),
+        (MESSAGE_UPDATE, Happening::Update),
+        (MESSAGE_DESTROY, Happening::Destroy),
+    ] {
+        let event = event(message, &emit(&tcp, true)).unwrap();
+        assert_eq!(event.happening, happening);
+        assert_eq!(event.state, Some(tcp.state));
+        assert_eq!(event.entry.flow.original, tcp.original);
+    }
+    // Expectations have messages of their own, and GET is no answer.
+    for kind in [0x101, 0x200, 2] {
+        let refused = try_event((kind, 0), &emit(&tcp, true));
+        assert_eq!(refused, Err(Undecodable::Kind(kind)));
+    }
+}
+
+#[test]
+fn an_event_that_does_not_tell_the_state_says_so() {
+    let tcp = mixed(8).nth(5).unwrap();
+    let untold = event(MESSAGE_UPDATE, &emit(&tcp, false)).unwrap();
+    assert_eq!(untold.state, None);
+    assert_eq!(untold.status, Some(tcp.status));
+    assert_eq!(untold.entry.flow.state, State::Tcp(TcpState::None));
+    // The tuples alone, of a protocol whose state is made of its status bits.
+    let udp = mixed(2).nth(1).unwrap();
+    assert_eq!(udp.state, State::Assured);
+    let whole = emit(&udp, false);
+    assert_eq!(
+        event(MESSAGE_UPDATE, &whole).unwrap().state,
+        Some(udp.state)
+    );
+    let mut bytes = whole[..4].to_vec();
+    for (kind, value) in Attributes::new(&whole[4..]).map(Result::unwrap) {
+        if kind <= 2 {
+            bytes.extend(attribute(kind, value));
+        }
+    }
+    let untold = event(MESSAGE_UPDATE, &bytes).unwrap();
+    assert_eq!((untold.state, untold.status), (None, None));
+    assert_eq!(untold.entry.flow.state, State::Unreplied);
 }
 
 /// The payload that the typed parser makes of a flow.
@@ -344,13 +469,17 @@ proptest! {
     /// What the typed parser emits is read back as it was.
     #[test]
     fn prop_emitted_entries_are_read_back(flow in any_flow()) {
-        prop_assert_eq!(decode(&emit(&flow, true)), Ok(Some(flow)));
+        let bytes = emit(&flow, true);
+        prop_assert_eq!(decode(&bytes), Ok(Some(emitted(flow))));
+        let event = event(MESSAGE_NEW, &bytes).unwrap();
+        prop_assert_eq!(event.entry, emitted(flow));
+        prop_assert_eq!((event.state, event.status), (Some(flow.state), Some(flow.status)));
     }
 
     /// No bytes make the walker panic.
     #[test]
     fn prop_any_bytes_decode_or_do_not(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _flow = decode(&bytes);
+        prop_assert_eq!(decode(&bytes).is_ok(), try_event(MESSAGE_DESTROY, &bytes).is_ok());
     }
 
     /// A real entry with a few bytes changed, or cut short, makes the walker panic neither.
@@ -365,7 +494,10 @@ proptest! {
         for (place, byte) in damage {
             *place.get_mut(&mut bytes) = byte;
         }
-        let _whole = decode(&bytes);
-        let _part = decode(&bytes[..length.index(bytes.len() + 1)]);
+        for part in [&bytes[..], &bytes[..length.index(bytes.len() + 1)]] {
+            let entry = decode(part);
+            let event = try_event(MESSAGE_UPDATE, part);
+            prop_assert_eq!(entry, event.map(|event| event.map(|event| event.entry)));
+        }
     }
 }

@@ -7,6 +7,7 @@ mod conntrack;
 mod counting;
 mod decode;
 mod end_to_end;
+mod events;
 mod listen;
 mod local_addresses;
 mod log;

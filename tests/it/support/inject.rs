@@ -1,5 +1,5 @@
-//! Puts entries into the connection tracking table of the thread's namespace, over
-//! ctnetlink and in batches: hundreds of thousands a second, in any state.
+//! Puts entries into the connection tracking table of the thread's namespace, and takes
+//! them out, over ctnetlink and in batches: hundreds of thousands a second, in any state.
 //!
 //! `include/uapi/linux/netfilter/nfnetlink_conntrack.h`; see `ctnetlink_create_conntrack`
 //! in `net/netfilter/nf_conntrack_netlink.c` for what the kernel insists on.
@@ -12,8 +12,11 @@ use netlink_sys::{Socket, SocketAddr};
 
 /// `(NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_NEW`
 const NEW: u16 = 0x100;
+/// `(NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_DELETE`
+const DELETE: u16 = 0x102;
 /// `NLM_F_REQUEST | NLM_F_EXCL | NLM_F_CREATE`
 const CREATE: u16 = 0x601;
+const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLA_F_NESTED: u16 = 0x8000;
 const IPS_CONFIRMED: u32 = 8;
@@ -23,6 +26,15 @@ const BATCH: usize = 128;
 
 /// Makes an entry of each flow.
 pub(crate) fn inject(flows: impl IntoIterator<Item = Flow>) {
+    request(NEW, CREATE, flows);
+}
+
+/// Takes the entry of each flow out.
+pub(crate) fn delete(flows: impl IntoIterator<Item = Flow>) {
+    request(DELETE, NLM_F_REQUEST, flows);
+}
+
+fn request(kind: u16, flags: u16, flows: impl IntoIterator<Item = Flow>) {
     let mut socket = Socket::new(NETLINK_NETFILTER).unwrap();
     socket.bind_auto().unwrap();
     socket.connect(&SocketAddr::new(0, 0)).unwrap();
@@ -34,10 +46,10 @@ pub(crate) fn inject(flows: impl IntoIterator<Item = Flow>) {
         let mut last = 0;
         for flow in flows.by_ref().take(BATCH) {
             last = batch.len();
-            encode(&mut batch, &flow);
+            encode(&mut batch, kind, flags, &flow);
         }
         // One answer a batch, to its last message; an error is answered anyway.
-        batch[last + 6..last + 8].copy_from_slice(&(CREATE | NLM_F_ACK).to_ne_bytes());
+        batch[last + 6..last + 8].copy_from_slice(&(flags | NLM_F_ACK).to_ne_bytes());
         socket.send(&batch, 0).unwrap();
         reply.clear();
         socket.recv(&mut reply, 0).unwrap();
@@ -146,15 +158,26 @@ pub(crate) fn reversed(protocol: Protocol, tuple: Tuple) -> Tuple {
     }
 }
 
-fn encode(batch: &mut Vec<u8>, flow: &Flow) {
+fn encode(batch: &mut Vec<u8>, kind: u16, flags: u16, flow: &Flow) {
     let start = batch.len();
     batch.extend_from_slice(&[0; 4]);
-    batch.extend_from_slice(&NEW.to_ne_bytes());
-    batch.extend_from_slice(&CREATE.to_ne_bytes());
+    batch.extend_from_slice(&kind.to_ne_bytes());
+    batch.extend_from_slice(&flags.to_ne_bytes());
     batch.extend_from_slice(&[0; 8]);
     let family = if flow.original.src.is_ipv4() { 2 } else { 10 };
     batch.extend_from_slice(&[family, 0, 0, 0]);
     encode_tuple(batch, 1, flow.protocol, flow.original);
+    if kind == NEW {
+        encode_entry(batch, flow);
+    }
+    if flow.zone != 0 {
+        put(batch, 18, &flow.zone.to_be_bytes());
+    }
+    let length = u32::try_from(batch.len() - start).unwrap();
+    batch[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+}
+
+fn encode_entry(batch: &mut Vec<u8>, flow: &Flow) {
     encode_tuple(batch, 2, flow.protocol, flow.reply);
     let Status(status) = flow.status;
     put(batch, 3, &(status | IPS_CONFIRMED).to_be_bytes());
@@ -175,11 +198,6 @@ fn encode(batch: &mut Vec<u8>, flow: &Flow) {
     if flow.mark != 0 {
         put(batch, 8, &flow.mark.to_be_bytes());
     }
-    if flow.zone != 0 {
-        put(batch, 18, &flow.zone.to_be_bytes());
-    }
-    let length = u32::try_from(batch.len() - start).unwrap();
-    batch[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }
 
 fn encode_tuple(batch: &mut Vec<u8>, kind: u16, protocol: Protocol, tuple: Tuple) {
