@@ -1,7 +1,8 @@
-//! Where an output sends and a listener listens: `scheme://…`, parsed and printed back.
+//! Where an output sends and a listener listens: `scheme://…`, parsed and printed back;
+//! and whether the one is the other.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -199,9 +200,55 @@ impl fmt::Display for Address {
     }
 }
 
+/// Whether what is sent to `to` comes to a socket of this host that is bound to `bound`.
+#[must_use]
+pub fn reaches(to: SocketAddr, bound: SocketAddr) -> bool {
+    if to.port() != bound.port() {
+        return false;
+    }
+    // To send to the wildcard is to send to the host itself: ip(7), ipv6(7).
+    let to = match to.ip().to_canonical() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        to => to,
+    };
+    // To listen on it is to listen on every address of the host, of IPv6 on IPv4 too.
+    match bound.ip().to_canonical() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => to.is_ipv4() && is_own(to),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => is_own(to),
+        bound => to == bound,
+    }
+}
+
+/// Whether the host itself has the address: a socket can be bound to no other.
+fn is_own(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_sent_to_a_bound_address_or_to_any_of_a_wildcard_reaches_it() {
+        for (to, bound, reached) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "127.0.0.1:2", false),
+            ("127.0.0.2:1", "127.0.0.1:1", false),
+            ("127.0.0.2:1", "0.0.0.0:1", true),
+            ("0.0.0.0:1", "127.0.0.1:1", true),
+            ("[::]:1", "[::1]:1", true),
+            ("[::]:1", "127.0.0.1:1", false),
+            ("127.0.0.1:1", "[::]:1", true),
+            ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", true),
+            ("[::1]:1", "0.0.0.0:1", false),
+            // Of no host at all: RFC 5737.
+            ("192.0.2.1:1", "0.0.0.0:1", false),
+        ] {
+            let ends = [to, bound].map(|end| end.parse().unwrap());
+            assert_eq!(reaches(ends[0], ends[1]), reached, "{to} {bound}");
+        }
+    }
 
     #[test]
     fn every_kind_of_address_prints_back_as_it_was_written() {

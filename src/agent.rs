@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use crate::collector::{Answer, Collector, CollectorError};
 use crate::config::{self, Config, Format, LineSource};
 use crate::listen::{ListenError, Listener};
+use crate::output::own::OwnListeners;
 use crate::output::{Ending, Fanout, Output};
 use crate::report::{Process, Reporter, Source, resident_bytes};
 use crate::telemetry::{OutputCounters, Telemetry};
@@ -61,10 +62,6 @@ impl AgentError {
 /// it runs, only when a stage ends by itself.
 pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentError> {
     let mut telemetry = Telemetry::default();
-    let outputs = Outputs::start(config, &mut telemetry);
-    let _held = Held(telemetry.outputs.clone());
-    let forwarded = Arc::new(outputs.forwarded);
-
     let mut bound = Vec::new();
     for listener in &config.listeners {
         let listener = Listener::bind(listener).await?;
@@ -73,6 +70,10 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
         telemetry.listeners.push((name, Arc::clone(&counters)));
         bound.push((listener, counters));
     }
+    let own = bound.iter().map(|(listener, _)| listener.address());
+    let outputs = Outputs::start(config, &Arc::new(own.collect()), &mut telemetry);
+    let _held = Held(telemetry.outputs.clone());
+    let forwarded = Arc::new(outputs.forwarded);
     let collector = Collector::start(config, Arc::clone(&telemetry.collector))?;
 
     let mut stages = JoinSet::new();
@@ -149,7 +150,7 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn start(config: &Config, telemetry: &mut Telemetry) -> Self {
+    fn start(config: &Config, own: &Arc<OwnListeners>, telemetry: &mut Telemetry) -> Self {
         let give_up = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (mut tagged, mut untagged, mut forwarded) = (Vec::new(), Vec::new(), Vec::new());
@@ -172,6 +173,7 @@ impl Outputs {
                 forwarded.push(inlet.for_source(LineSource::Listeners));
             }
             info!(address = %output.address, "sending to");
+            let task = task.avoiding(Arc::clone(own));
             tasks.spawn(task.run(give_up.clone()));
         }
         Self {
@@ -193,10 +195,7 @@ impl Drop for Held {
         for (output, counters) in &self.0 {
             let (held, dropped) = (counters.held(), counters.dropped.total());
             if held > 0 {
-                error!(
-                    output,
-                    held, dropped, "ended with lines held, which are lost"
-                );
+                error!(%output, held, dropped, "ended with lines held, which are lost");
             }
         }
     }

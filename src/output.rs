@@ -16,6 +16,7 @@
 pub mod backoff;
 pub mod fanout;
 pub mod format;
+pub mod own;
 pub mod payload;
 pub mod queue;
 pub mod transport;
@@ -26,14 +27,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::backoff::{Backoff, Bounds};
 pub use self::fanout::{Fanout, Room};
 use self::format::Encoding;
+use self::own::OwnListeners;
 use self::payload::{Chunk, Delimiter, Shape};
 use self::queue::{Inlet, Outlet, Settings, queue_of};
-use self::transport::{SendError, Transport};
+use self::transport::{ConnectError, SendError, Transport};
 use crate::address::Address;
 use crate::config::{self, OnFull};
 use crate::log_limit::LogLimit;
@@ -100,6 +102,8 @@ pub struct Output {
     outage: Outage,
     oversized: LogLimit,
     refused: LogLimit,
+    looped: LogLimit,
+    own: Arc<OwnListeners>,
 }
 
 /// Failures since the last good connection.
@@ -177,8 +181,16 @@ impl Output {
             },
             oversized: log_limit(),
             refused: log_limit(),
+            looped: LogLimit::new(1, Duration::MAX),
+            own: Arc::default(),
         };
         (inlet, output)
+    }
+
+    /// The same, that sends to none of these.
+    #[must_use]
+    pub fn avoiding(self, own: Arc<OwnListeners>) -> Self {
+        Self { own, ..self }
     }
 
     /// Sends until every sender is gone and all was sent, or until `abandon` is
@@ -210,7 +222,8 @@ impl Output {
     async fn deliver(&mut self) -> Option<LineDrop> {
         loop {
             let address = self.address.clone();
-            match self.meanwhile(Transport::connect(&address)).await? {
+            let own = Arc::clone(&self.own);
+            match self.meanwhile(Transport::connect(&address, &own)).await? {
                 Ok(transport) => {
                     self.counters.connects.add(1);
                     self.outage.over(&address);
@@ -229,7 +242,12 @@ impl Output {
                 }
                 Err(error) => {
                     self.counters.errors.add(error.kind(), 1);
-                    self.outage.note(&address, &error);
+                    if !matches!(error, ConnectError::Own { .. }) {
+                        self.outage.note(&address, &error);
+                    } else if self.looped.permit().is_some() {
+                        // Until the name leads elsewhere, which it hardly will.
+                        error!(output = %address, %error, "nothing is sent");
+                    }
                 }
             }
             self.outlet.widen();

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use super::{CollectorMode, Config, Interval, Listener, Names, OnFull, OriginChoice, Output};
-use crate::address::Address;
+use crate::address::{Address, reaches};
 use crate::report::text::check_tag;
 
 /// A key whose value cannot be run with.
@@ -291,17 +291,12 @@ fn same_port(output: &Address, listener: &Address) -> bool {
     else {
         return false;
     };
-    if sends.port != listens.port {
-        return false;
-    }
     match (address_of(&sends.host), address_of(&listens.host)) {
-        (Some(sends), Some(listens)) => {
-            // To send to the wildcard is to send to the host itself, and to listen on
-            // it is to listen on every address of the host.
-            sends == listens
-                || is_own(sends) && (listens.is_unspecified() || sends.is_unspecified())
-        }
-        _ => sends.host == listens.host,
+        (Some(to), Some(bound)) => reaches(
+            SocketAddr::new(to, sends.port),
+            SocketAddr::new(bound, listens.port),
+        ),
+        _ => sends == listens,
     }
 }
 
@@ -312,11 +307,6 @@ fn address_of(host: &str) -> Option<IpAddr> {
         "ip6-localhost" | "ip6-loopback" => Some(Ipv6Addr::LOCALHOST.into()),
         _ => host.parse().ok(),
     }
-}
-
-/// Whether the host itself has the address: a socket can be bound to no other.
-fn is_own(address: IpAddr) -> bool {
-    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
 }
 
 fn check_listener(key: &str, listener: &Listener, found: &mut Mistakes) {

@@ -121,7 +121,7 @@ impl Shared {
         self.counters.dropped.add(LineDrop::Oversized, lines);
         if let Some(suppressed) = self.oversized_log.permit_of(lines) {
             warn!(
-                output = self.output,
+                output = %self.output,
                 lines,
                 line_bytes = appended.longest_oversized,
                 max_payload = self.settings.shape.limit,

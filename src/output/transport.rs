@@ -21,6 +21,7 @@ use tokio::time::sleep;
 
 pub use self::connect::ConnectError;
 pub use self::udp::Udp;
+use super::own::OwnListeners;
 use super::payload::{Chunk, Passed};
 use crate::address::Address;
 use crate::telemetry::OutputCounters;
@@ -66,11 +67,11 @@ impl Transport {
     ///
     /// # Errors
     ///
-    /// When the name is not known or nobody answers in time.
-    pub async fn connect(address: &Address) -> Result<Self, ConnectError> {
+    /// When the name is not known, nobody answers in time, or it would be `own`.
+    pub async fn connect(address: &Address, own: &OwnListeners) -> Result<Self, ConnectError> {
         match address {
-            Address::Udp(end) => Udp::connect(end).await.map(Self::Udp),
-            Address::Tcp(end) => connect::tcp(end).await.map(Self::Tcp),
+            Address::Udp(end) => Udp::connect(end, own.udp()).await.map(Self::Udp),
+            Address::Tcp(end) => connect::tcp(end, own.tcp()).await.map(Self::Tcp),
             Address::UnixDatagram(path) => connect::unix_datagram(path).map(Self::UnixDatagram),
             Address::UnixStream(path) => connect::unix_stream(path).await.map(Self::UnixStream),
             Address::Unix(path) => match connect::unix_datagram(path) {

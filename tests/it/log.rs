@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use crate::support::clients::{framed, send};
+use crate::support::clients::{framed, free_udp_port, send};
 use crate::support::daemon::{Program, binary, clean, configuration, conntally, daemon};
 use crate::support::lines::total;
 
@@ -71,11 +71,15 @@ fn every_command_logs_as_much_as_it_is_asked_to() {
             assert!(!ended.stdout.contains("DEBUG"), "{}", ended.stdout);
             ended.stderr
         };
-        assert_eq!(said(&[]), "", "{command}");
-        assert_eq!(said(&["--log", "conntally=info"]), "", "{command}");
-        for more in [&["-v"][..], &["--log", "conntally::cli=debug"]] {
+        for (more, is_asked) in [
+            (&[][..], false),
+            (&["-q"], false),
+            (&["--log", "info"], false),
+            (&["--log", "conntally::cli=debug"], true),
+            (&["-v"], true),
+        ] {
             let log = said(more);
-            assert!(log.contains("DEBUG"), "{command} {more:?}: {log}");
+            assert_eq!(log.contains("DEBUG"), is_asked, "{command} {more:?}: {log}");
         }
     }
 }
@@ -95,4 +99,40 @@ fn a_filter_that_is_none_is_named_by_where_it_stands() {
         let told = "conntally: CONNTALLY_LOG: \"conntally=loud\" is not a filter";
         assert!(ended.stderr.starts_with(told), "{}", ended.stderr);
     }
+}
+
+#[test]
+fn an_output_whose_name_is_an_own_listener_is_told_once_and_sent_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let port = free_udp_port();
+    // Known to be the listener's only once it is looked up: inet_aton(3).
+    let output = format!("udp://127.1:{port}");
+    let mut daemon = relay(
+        directory.path(),
+        &format!("udp://127.0.0.1:{port}"),
+        &format!("address = \"{output}\""),
+    );
+    daemon.until("it tried several times", |daemon| {
+        let text = daemon.stdout.text();
+        total(
+            &text,
+            "conntally.output.errors",
+            &["output:udp", "reason:connect"],
+        ) > 2
+    });
+    let ended = daemon.stop();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let mut told = ended
+        .stderr
+        .lines()
+        .filter(|line| line.contains("own listeners"));
+    let line = told.next().unwrap_or_default();
+    assert!(
+        line.contains("ERROR") && line.contains(&output),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(told.next(), None);
+    let connects = total(&ended.stdout, "conntally.output.connects", &["output:udp"]);
+    assert_eq!(connects, 0);
 }

@@ -9,6 +9,7 @@ use tokio::net::{TcpStream, UnixDatagram, UnixStream, lookup_host};
 use tokio::time::{error::Elapsed, timeout};
 
 use crate::address::HostPort;
+use crate::output::own::take_out;
 use crate::telemetry::OutputError;
 
 /// The longest that a connection to one address may take.
@@ -32,6 +33,16 @@ pub enum ConnectError {
     /// The name has no address.
     #[error("{0:?} has no address")]
     NoAddress(String),
+    /// The name leads to one of the agent's own listeners.
+    #[error(
+        "{host:?} is {to}, one of conntally's own listeners: what it sent would come back for ever"
+    )]
+    Own {
+        /// The name.
+        host: String,
+        /// One of its addresses.
+        to: SocketAddr,
+    },
     /// The receiver, or its last address, could not be reached.
     #[error("cannot connect to {to}")]
     Connect {
@@ -55,12 +66,15 @@ impl ConnectError {
     pub const fn kind(&self) -> OutputError {
         match self {
             Self::Resolve { .. } | Self::NoAddress(_) => OutputError::Resolve,
-            Self::Connect { .. } => OutputError::Connect,
+            Self::Own { .. } | Self::Connect { .. } => OutputError::Connect,
         }
     }
 }
 
-pub(super) async fn resolve(end: &HostPort) -> Result<Vec<SocketAddr>, ConnectError> {
+pub(super) async fn resolve(
+    end: &HostPort,
+    own: &[SocketAddr],
+) -> Result<Vec<SocketAddr>, ConnectError> {
     let host = end.host.as_str();
     let failed = |source| ConnectError::Resolve {
         host: host.to_owned(),
@@ -69,9 +83,15 @@ pub(super) async fn resolve(end: &HostPort) -> Result<Vec<SocketAddr>, ConnectEr
     let found = within(LOOKUP_TIMEOUT, lookup_host((host, end.port)))
         .await
         .map_err(failed)?;
-    let addresses: Vec<SocketAddr> = found.collect();
+    let mut addresses: Vec<SocketAddr> = found.collect();
     if addresses.is_empty() {
         return Err(ConnectError::NoAddress(host.to_owned()));
+    }
+    if let Some(to) = take_out(&mut addresses, own) {
+        return Err(ConnectError::Own {
+            host: host.to_owned(),
+            to,
+        });
     }
     Ok(addresses)
 }
@@ -86,9 +106,9 @@ async fn within<T>(limit: Duration, attempt: impl Future<Output = io::Result<T>>
         .unwrap_or_else(|_: Elapsed| Err(io::ErrorKind::TimedOut.into()))
 }
 
-pub(super) async fn tcp(end: &HostPort) -> Result<TcpStream, ConnectError> {
+pub(super) async fn tcp(end: &HostPort, own: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
     let mut failure = ConnectError::NoAddress(end.host.clone());
-    for address in resolve(end).await? {
+    for address in resolve(end, own).await? {
         let attempt = async {
             let stream = TcpStream::connect(address).await?;
             // Lines are packed already; waiting for more only delays them.

@@ -4,6 +4,7 @@ use tokio::time::timeout;
 use super::udp::udp_socket;
 use super::*;
 use crate::address::HostPort;
+use crate::output::own::take_out;
 use crate::output::payload::{Delimiter, Shape};
 use crate::telemetry::OutputError;
 
@@ -59,7 +60,9 @@ async fn a_udp_receiver_of_one_address_is_kept_after_a_refusal() {
     let there = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = there.local_addr().unwrap();
     let end = address.to_string().parse().unwrap();
-    let mut transport = Transport::connect(&Address::Udp(end)).await.unwrap();
+    let mut transport = Transport::connect(&Address::Udp(end), &OwnListeners::default())
+        .await
+        .unwrap();
     transport.next_address().await.unwrap();
     let counters = OutputCounters::default();
     let mut chunk = chunk(Delimiter::Datagram, "a:1|c\n");
@@ -78,11 +81,43 @@ async fn a_tcp_receiver_is_reached_by_whichever_of_its_addresses_answers() {
         host: "localhost".to_owned(),
         port,
     };
-    let transport = Transport::connect(&Address::Tcp(end)).await.unwrap();
+    let transport = Transport::connect(&Address::Tcp(end), &OwnListeners::default())
+        .await
+        .unwrap();
     let Transport::Tcp(stream) = transport else {
         panic!("not TCP");
     };
     assert!(stream.nodelay().unwrap());
+}
+
+#[tokio::test]
+async fn a_name_of_an_own_listener_is_sent_to_by_its_other_addresses_alone() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let end = |host: &str| HostPort {
+        host: host.to_owned(),
+        port,
+    };
+    for to in [Address::Tcp as fn(HostPort) -> Address, Address::Udp] {
+        let own: OwnListeners = [&to(end("127.0.0.1"))].into_iter().collect();
+        // As inet_aton(3) reads it, and no address yet.
+        let error = Transport::connect(&to(end("127.1")), &own)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ConnectError::Own { .. }), "{error}");
+        assert_eq!(error.kind(), OutputError::Connect);
+        let other = Transport::connect(&to(end("127.2")), &own).await;
+        assert!(!matches!(other, Err(ConnectError::Own { .. })));
+    }
+    let own: OwnListeners = [&Address::Udp(end("127.0.0.1"))].into_iter().collect();
+    let tcp = Transport::connect(&Address::Tcp(end("127.1")), &own).await;
+    assert!(tcp.is_ok(), "the port is another's");
+    let mut both = vec![
+        "127.0.0.1:1".parse().unwrap(),
+        "127.0.0.2:1".parse().unwrap(),
+    ];
+    assert_eq!(take_out(&mut both, &["127.0.0.1:1".parse().unwrap()]), None);
+    assert_eq!(both, ["127.0.0.2:1".parse().unwrap()]);
 }
 
 #[tokio::test]
@@ -114,7 +149,7 @@ async fn an_error_says_what_could_not_be_reached_and_counts_as_what_it_is() {
             OutputError::Resolve,
         ),
     ] {
-        let error = Transport::connect(&address.parse().unwrap())
+        let error = Transport::connect(&address.parse().unwrap(), &OwnListeners::default())
             .await
             .unwrap_err();
         assert_eq!(error.to_string(), text);

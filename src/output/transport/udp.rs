@@ -26,8 +26,8 @@ pub struct Udp {
 }
 
 impl Udp {
-    pub(super) async fn connect(end: &HostPort) -> Result<Self, ConnectError> {
-        let mut addresses = resolve(end).await?;
+    pub(super) async fn connect(end: &HostPort, own: &[SocketAddr]) -> Result<Self, ConnectError> {
+        let mut addresses = resolve(end, own).await?;
         // Whether anybody listens can't be asked beforehand, and the servers of
         // this protocol listen on IPv4 by default, whatever `localhost` resolves to.
         addresses.sort_by_key(SocketAddr::is_ipv6);

@@ -7,7 +7,7 @@ use conntally::telemetry::OutputError;
 use rustix::process::Signal;
 
 use super::receiver::READ_BYTES;
-use super::{LINE_BYTES, Place, QUEUE, Sender, eventually};
+use super::{LINE_BYTES, Place, Sender, eventually, is_full};
 
 /// The number at this place of a sysctl's file.
 fn sysctl(path: &str, place: usize) -> u64 {
@@ -34,10 +34,7 @@ async fn outlives_killed_receivers(place: &Place, address: &str, lines: u64, bou
         if kill == 1 {
             // Once with full buffers, and a payload cut in the midst.
             receiver.signal(Signal::STOP);
-            eventually("the queue fills up", || {
-                counters.held() * LINE_BYTES > QUEUE.as_usize() as u64
-            })
-            .await;
+            eventually("the queue fills up", || is_full(&counters)).await;
         }
         assert!(!sending.is_finished(), "under load no more");
         receiver.kill();
