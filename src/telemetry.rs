@@ -4,12 +4,16 @@
 //! Every drop has a reason, and every reason is a variant of an enum, so that
 //! the series of a drop counter are known beforehand.
 
+mod collector;
+mod listener;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::message::Malformed;
+pub use self::collector::{CollectError, CollectorCounters, Correction, EventKind, Mode};
+pub use self::listener::{Closing, FrameDrop, ListenerCounters, Refusal};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -55,7 +59,7 @@ impl Gauge {
     }
 }
 
-/// A closed set of reasons, each the value of a `reason` tag.
+/// A closed set of reasons or kinds, each the value of a tag.
 pub trait Reason: Copy + fmt::Debug + 'static {
     /// Every one, in the order of [`Reason::index`].
     const ALL: &'static [Self];
@@ -65,6 +69,43 @@ pub trait Reason: Copy + fmt::Debug + 'static {
 
     /// The tag's value.
     fn as_str(self) -> &'static str;
+}
+
+/// Which one of a closed set holds now, if any does.
+pub struct Present<R> {
+    /// One more than its place, 0 for none.
+    place: AtomicUsize,
+    of: PhantomData<R>,
+}
+
+impl<R> Default for Present<R> {
+    fn default() -> Self {
+        Self {
+            place: AtomicUsize::default(),
+            of: PhantomData,
+        }
+    }
+}
+
+impl<R: Reason> fmt::Debug for Present<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+impl<R: Reason> Present<R> {
+    /// Replaces it.
+    pub fn set(&self, present: Option<R>) {
+        let place = present.map_or(0, |present| present.index() + 1);
+        self.place.store(place, Ordering::Relaxed);
+    }
+
+    /// The one that holds.
+    #[must_use]
+    pub fn get(&self) -> Option<R> {
+        let place = self.place.load(Ordering::Relaxed);
+        R::ALL.get(place.checked_sub(1)?).copied()
+    }
 }
 
 /// Declares an enum of reasons with the text that each has as a tag.
@@ -138,77 +179,6 @@ impl<R: Reason> PerReason<R> {
 }
 
 reasons! {
-    /// Why a whole frame or datagram was dropped.
-    FrameDrop {
-        /// Longer than `max_frame`.
-        Oversized = "oversized",
-        /// The stream ended, or went quiet, inside a frame.
-        Truncated = "truncated",
-        /// No length prefix where `framing = "length"` asks for one.
-        Unframed = "unframed",
-    }
-}
-
-reasons! {
-    /// Why a connection was not accepted.
-    Refusal {
-        /// `max_connections` are open.
-        Limit = "limit",
-        /// The peer's user is not in `allow_uids`.
-        Uid = "uid",
-        /// The system refused: out of descriptors or memory.
-        System = "system",
-    }
-}
-
-reasons! {
-    /// Why a connection ended.
-    Closing {
-        /// The client closed it.
-        Eof = "eof",
-        /// Nothing came for `idle_timeout`.
-        Idle = "idle",
-        /// A frame begun did not end within `read_timeout`.
-        ReadTimeout = "read_timeout",
-        /// The stream is not what `framing` asks for, or its oversized frames passed the cap.
-        Protocol = "protocol",
-        /// Reading failed.
-        Error = "error",
-        /// The daemon stops.
-        Shutdown = "shutdown",
-    }
-}
-
-/// What one listener counts.
-#[derive(Debug, Default)]
-pub struct ListenerCounters {
-    /// Connections open now.
-    pub connections: Gauge,
-    /// Connections taken.
-    pub accepted: Counter,
-    /// Connections not taken.
-    pub refused: PerReason<Refusal>,
-    /// Connections ended.
-    pub closed: PerReason<Closing>,
-    /// Whole frames, datagrams, or (newline framing) lines.
-    pub frames: Counter,
-    /// Bytes read, frame headers included.
-    pub bytes: Counter,
-    /// Lines that passed the check and were handed on.
-    pub lines: Counter,
-    /// Lines that did not.
-    pub dropped: PerReason<Malformed>,
-    /// Frames that were dropped whole.
-    pub frames_dropped: PerReason<FrameDrop>,
-    /// Reads that waited for room in an output's queue.
-    pub waits: Counter,
-    /// Bytes left in senders' sockets when the daemon's grace was over.
-    pub abandoned_bytes: Counter,
-    /// Datagrams that the kernel dropped for want of room in the socket.
-    pub kernel_drops: Counter,
-}
-
-reasons! {
     /// Why an output dropped a line.
     LineDrop {
         /// The queue was full.
@@ -268,47 +238,6 @@ impl OutputCounters {
     }
 }
 
-reasons! {
-    /// What went wrong while reading the kernel's tables.
-    CollectError {
-        /// The kernel refused: a capability is missing.
-        Permission = "permission",
-        /// The kernel has no such interface.
-        Unsupported = "unsupported",
-        /// The socket's buffer overran (`ENOBUFS`).
-        Overrun = "overrun",
-        /// The table changed under the dump (`NLM_F_DUMP_INTR`).
-        Interrupted = "interrupted",
-        /// A message did not fit the buffer.
-        Truncated = "truncated",
-        /// A message did not follow the format.
-        Malformed = "malformed",
-        /// The kernel did not answer in time.
-        Timeout = "timeout",
-        /// Any other error of the system.
-        System = "system",
-    }
-}
-
-/// What the collector counts.
-#[derive(Debug, Default)]
-pub struct CollectorCounters {
-    /// Dumps finished.
-    pub dumps: Counter,
-    /// Ticks that found the collector still at the last one.
-    pub skipped: Counter,
-    /// Entries read.
-    pub entries: Counter,
-    /// Entries of the last dump.
-    pub last_entries: Gauge,
-    /// Microseconds that the last dump took.
-    pub last_dump_micros: Gauge,
-    /// Entries that could not be decoded.
-    pub undecoded: Counter,
-    /// Failures.
-    pub errors: PerReason<CollectError>,
-}
-
 /// Whether a sample is a total so far or a present value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -356,6 +285,26 @@ impl Telemetry {
             collector.last_dump_micros.get(),
         );
         of.reasons("collector.errors", &collector.errors);
+        of.by("collector.events", "kind", &collector.events);
+        of.count("collector.events_lost", &collector.events_lost);
+        of.count("collector.overruns", &collector.overruns);
+        of.count("collector.resyncs", &collector.resyncs);
+        of.count("collector.flows_opened", &collector.flows_opened);
+        of.count("collector.flows_picked_up", &collector.flows_picked_up);
+        of.count("collector.flows_found", &collector.flows_found);
+        of.count("collector.flows_closed", &collector.flows_closed);
+        of.count("collector.flows_failed", &collector.flows_failed);
+        of.by("collector.corrections", "kind", &collector.corrections);
+        of.count("collector.mode_changes", &collector.mode_changes);
+        of.gauge("collector.flows", collector.flows.get());
+        of.gauge(
+            "collector.flow_table_bytes",
+            collector.flow_table_bytes.get(),
+        );
+        of.gauge(
+            "collector.event_buffer_bytes",
+            collector.event_buffer_bytes.get(),
+        );
         for (name, listener) in &self.listeners {
             of.tag = Some(("listener", name));
             of.gauge("listener.connections", listener.connections.get());
@@ -409,8 +358,12 @@ impl Visit<'_> {
     }
 
     fn reasons<R: Reason>(&mut self, name: &'static str, counters: &PerReason<R>) {
+        self.by(name, "reason", counters);
+    }
+
+    fn by<R: Reason>(&mut self, name: &'static str, key: &'static str, counters: &PerReason<R>) {
         for &reason in R::ALL {
-            let with_reason = ("reason", reason.as_str());
+            let with_reason = (key, reason.as_str());
             let both = self.tag.map(|tag| [tag, with_reason]);
             (self.each)(Sample {
                 name,
