@@ -7,6 +7,7 @@
 //! | a tag without a value | as a value | `key=true` | `key=true` |
 //! | host name | the name's first part, on the agent's own lines | tag `host`, unless there is one | tag `host`, unless there is one |
 //! | `h`, `d` | `ms` | `ms` | `h` |
+//! | `d` of the agent's own lines | `ms`, in milliseconds | `ms`, in milliseconds | `h`, in seconds |
 //!
 //! In all of them: packed values become a line each; sample rates stay on
 //! counters and timings; container, origin, cardinality and timestamp are left
@@ -14,9 +15,15 @@
 //! sign means a change here, and in `DogStatsD` it does not: `+5` is written `5`,
 //! and `-5` as `0` and then `-5`. What the dialect reserves is replaced by `_`.
 //!
+//! The agent's own distributions are durations in seconds, which a server that
+//! knows timings alone would take for milliseconds. What relayed values measure
+//! nobody knows: they go as they come.
+//!
 //! Since every tag value of the agent's own lines becomes a part of the name
 //! under statsd, whoever makes those lines leaves constant tags out for an
 //! output whose format [has no tags](Format::has_tags).
+
+use std::io::Write as _;
 
 use memchr::memchr;
 
@@ -58,8 +65,8 @@ enum Kind {
     Gauge,
     Set,
     Timing,
-    /// A histogram or a distribution.
     Histogram,
+    Distribution,
 }
 
 impl Kind {
@@ -84,7 +91,8 @@ impl<'a> Metric<'a> {
                 b"g" => Kind::Gauge,
                 b"s" => Kind::Set,
                 b"ms" => Kind::Timing,
-                b"h" | b"d" => Kind::Histogram,
+                b"h" => Kind::Histogram,
+                b"d" => Kind::Distribution,
                 _ => return None,
             },
             rate: None,
@@ -123,6 +131,14 @@ fn is_number(text: &[u8]) -> bool {
         .ok()
         .and_then(|text| text.parse::<f64>().ok())
         .is_some_and(f64::is_finite)
+}
+
+/// Appends seconds as whole milliseconds.
+fn write_milliseconds(seconds: &[u8], to: &mut Vec<u8>) {
+    let seconds = str::from_utf8(seconds).ok();
+    let seconds: Option<f64> = seconds.and_then(|text| text.parse().ok());
+    // Writing to a Vec does not fail.
+    write!(to, "{}", (seconds.unwrap_or_default() * 1000.0).round()).unwrap_or_default();
 }
 
 /// What may stand in a name: the characters that carbon and the statsd servers
@@ -220,14 +236,17 @@ impl Encoding {
     fn write(&self, metric: &Metric<'_>, source: LineSource, to: &mut Vec<u8>) -> Option<u64> {
         let start = to.len();
         self.write_name(metric, source, to);
+        let is_timing = self.format != Format::Influx;
+        let own_seconds =
+            is_timing && source == LineSource::Collector && metric.kind == Kind::Distribution;
         let mut out = Lines {
             name: start..to.len(),
             kind: match metric.kind {
                 Kind::Counter => b"|c",
                 Kind::Gauge => b"|g",
                 Kind::Set => b"|s",
-                Kind::Histogram if self.format == Format::Influx => b"|h",
-                Kind::Timing | Kind::Histogram => b"|ms",
+                Kind::Histogram | Kind::Distribution if !is_timing => b"|h",
+                Kind::Timing | Kind::Histogram | Kind::Distribution => b"|ms",
             },
             rate: metric.rate.filter(|_| metric.kind.has_rate()),
             written: 0,
@@ -250,7 +269,11 @@ impl Encoding {
                 }
                 _ => value,
             };
-            out.line(|to| to.extend_from_slice(value));
+            if own_seconds {
+                out.line(|to| write_milliseconds(value, to));
+            } else {
+                out.line(|to| to.extend_from_slice(value));
+            }
         }
         (out.written > 0).then_some(out.written)
     }

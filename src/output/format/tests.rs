@@ -100,6 +100,26 @@ fn packed_values_become_a_line_each() {
 }
 
 #[test]
+fn own_durations_in_seconds_become_timings_in_milliseconds() {
+    let line = "conntrack.duration:1.5:0:86400.004|d|@0.25|#remote_host:a";
+    assert_eq!(
+        own(Format::Statsd, "", line),
+        "conntrack.duration.a:1500|ms|@0.25\nconntrack.duration.a:0|ms|@0.25\n\
+         conntrack.duration.a:86400004|ms|@0.25\n"
+    );
+    assert_eq!(
+        own(Format::Graphite, "", "t:1.0006|d|#remote_host:a"),
+        "t;remote_host=a:1001|ms\n"
+    );
+    assert_eq!(
+        own(Format::Influx, "", "t:1.5|d|#remote_host:a"),
+        "t,remote_host=a:1.5|h\n"
+    );
+    assert_eq!(relayed(Format::Statsd, "t:1.5|d"), "t:1.5|ms\n");
+    assert_eq!(own(Format::Statsd, "", "t:1.5|h"), "t:1.5|ms\n");
+}
+
+#[test]
 fn a_signed_gauge_stays_a_value_and_becomes_no_change() {
     for format in [Format::Statsd, Format::Graphite, Format::Influx] {
         assert_eq!(relayed(format, "a:+5|g"), "a:5|g\n");
