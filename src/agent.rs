@@ -3,6 +3,7 @@
 //! They stop in the order of the flow: listeners drain, the report goes a last
 //! time, and with the last sender gone each output sends what it holds and ends.
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -249,7 +250,9 @@ impl Voice {
         let now = Instant::now();
         self.reporter
             .report(
-                answer.as_ref().map(|answer| &answer.snapshot),
+                answer
+                    .as_ref()
+                    .map_or(&[], |answer| slice::from_ref(&answer.snapshot)),
                 &self.telemetry,
                 &process,
                 now,

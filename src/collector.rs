@@ -207,6 +207,7 @@ impl Worker {
         Some(Answer {
             source: look.source,
             snapshot: Snapshot {
+                netns: None,
                 connections,
                 table: look.table.map(|table| TableSize {
                     entries: u64::from(table.entries),

@@ -2,19 +2,25 @@
 //! agent's own, which [`Telemetry::visit`] and its callers name.
 //!
 //! ## Metrics
-//! Below `prefix` (`conntrack`): `connections`, `hosts`, `hosts.folded`,
-//! `table.entries`, `table.limit`, `table.*`. Below `conntally`:
-//! `collector.source`, `uptime_seconds`, `memory.resident_bytes`, and what
+//! Below `prefix` (`conntrack`): `connections`, `opened`, `closed`, `failed`,
+//! `bytes`, `packets`, `duration`, `hosts`, `hosts.folded`, `table.entries`,
+//! `table.limit`, `table.*`. Below `conntally`: `collector.source`,
+//! `collector.mode`, `uptime_seconds`, `memory.resident_bytes`, and what
 //! [`Telemetry`] counts.
 
+mod activities;
+mod connections;
 mod deltas;
 mod lane;
+mod namespace;
+mod packed;
 mod print;
 #[cfg(test)]
 mod tests;
 pub mod text;
 
 use std::fs;
+use std::sync::Arc;
 
 use tokio::task::yield_now;
 use tokio::time::Instant;
@@ -25,11 +31,18 @@ pub use self::print::print;
 use crate::config;
 use crate::hosts::select::Selection;
 use crate::output::Fanout;
-use crate::telemetry::{Kind, Sample, Telemetry};
+use crate::telemetry::{Kind, Mode, Reason, Sample, Telemetry};
 
 /// `[report] prefix` is put before these.
 mod name {
     pub(super) const CONNECTIONS: &str = "connections";
+    pub(super) const OPENED: &str = "opened";
+    pub(super) const CLOSED: &str = "closed";
+    pub(super) const FAILED: &str = "failed";
+    pub(super) const BYTES: &str = "bytes";
+    pub(super) const PACKETS: &str = "packets";
+    /// Seconds.
+    pub(super) const DURATION: &str = "duration";
     pub(super) const HOSTS: &str = "hosts";
     pub(super) const HOSTS_FOLDED: &str = "hosts.folded";
     pub(super) const TABLE: &str = "table";
@@ -41,6 +54,7 @@ mod name {
 mod own {
     pub(super) const PREFIX: &str = "conntally";
     pub(super) const SOURCE: &str = "collector.source";
+    pub(super) const MODE: &str = "collector.mode";
     pub(super) const UPTIME: &str = "uptime_seconds";
     pub(super) const RESIDENT: &str = "memory.resident_bytes";
 }
@@ -79,10 +93,12 @@ pub struct TableSize {
     pub limit: Option<u64>,
 }
 
-/// What a tick found.
+/// What a tick found in one network namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Connections by series.
+    /// The namespace's name, which tags what is sent of it; `None` for the daemon's own.
+    pub netns: Option<Arc<str>>,
+    /// Connections by series, and what happened to them since the last snapshot.
     pub connections: Selection,
     /// The table's size, where the source is a table.
     pub table: Option<TableSize>,
@@ -121,6 +137,8 @@ pub struct Reporter {
     deltas: Deltas,
     /// Sources that were reported, so that they are reported as 0 after a change.
     sources: [bool; Source::ALL.len()],
+    /// Modes that were reported, likewise.
+    modes: [bool; Mode::ALL.len()],
     name: String,
     /// What the agent's counters were at one moment.
     values: Vec<u64>,
@@ -144,47 +162,57 @@ impl Reporter {
             settings: settings.clone(),
             deltas: Deltas::default(),
             sources: [false; Source::ALL.len()],
+            modes: [false; Mode::ALL.len()],
             name: String::new(),
             values: Vec::new(),
         }
     }
 
-    /// One tick's lines, always in the same order. Without a snapshot, as after a
-    /// dump that failed, connections keep the values they have: what is unknown
-    /// is not zero. Gives the runtime a turn every few hundred lines.
+    /// One tick's lines, always in the same order, of snapshots of different
+    /// namespaces. Without a namespace's snapshot, as after a dump that failed, its
+    /// connections keep the values they have: what is unknown is not zero. One that
+    /// is gone is told by an empty snapshot. Gives the runtime a turn every few
+    /// hundred lines.
     pub async fn report(
         &mut self,
-        snapshot: Option<&Snapshot>,
+        snapshots: &[Snapshot],
         telemetry: &Telemetry,
         process: &Process,
         now: Instant,
     ) {
-        if let Some(snapshot) = snapshot {
-            if self.settings.connections {
-                self.connections(&snapshot.connections, now).await;
-            }
+        for snapshot in snapshots {
+            self.connections(snapshot, now).await;
             if self.settings.table {
                 self.table(snapshot);
             }
         }
         if self.settings.telemetry {
             yield_now().await;
-            self.process(process, now);
+            self.process(process, telemetry, now);
             self.telemetry(telemetry);
         }
     }
 
-    async fn connections(&mut self, selection: &Selection, now: Instant) {
+    /// Counters before gauges: a gauge that finds an output full is told again in
+    /// the next tick, and an increment is not.
+    async fn connections(&mut self, snapshot: &Snapshot, now: Instant) {
+        let selection = &snapshot.connections;
         for lane in &mut self.lanes {
-            lane.connections(&selection.rows, now).await;
-            lane.gauge(name::HOSTS, selection.hosts);
-            lane.gauge(name::HOSTS_FOLDED, selection.folded);
+            let lane = lane.namespace(snapshot.netns.as_ref());
+            lane.activities(&selection.activities, &self.settings).await;
+            if self.settings.connections {
+                lane.connections(&selection.rows, now).await;
+                lane.gauge(name::HOSTS, selection.hosts);
+                lane.gauge(name::HOSTS_FOLDED, selection.folded);
+            }
         }
     }
 
     fn table(&mut self, snapshot: &Snapshot) {
+        let netns = snapshot.netns.as_ref();
         if let Some(table) = snapshot.table {
-            for lane in &self.lanes {
+            for lane in &mut self.lanes {
+                let lane = lane.namespace(netns);
                 lane.gauge(name::TABLE_ENTRIES, table.entries);
                 if let Some(limit) = table.limit {
                     lane.gauge(name::TABLE_LIMIT, limit);
@@ -196,25 +224,32 @@ impl Reporter {
             for part in [name::TABLE, ".", counter] {
                 self.name.push_str(part);
             }
-            if self.deltas.is_news(&self.name, delta) {
-                for lane in &self.lanes {
-                    lane.count(&self.name, delta);
+            if self
+                .deltas
+                .is_news(netns.map(|name| &**name), &self.name, delta)
+            {
+                for lane in &mut self.lanes {
+                    lane.namespace(netns).count(&self.name, delta);
                 }
             }
         }
     }
 
-    fn process(&mut self, process: &Process, now: Instant) {
-        for (source, reported) in Source::ALL.into_iter().zip(&mut self.sources) {
-            let current = source == process.source;
-            *reported |= current;
-            if *reported {
-                let tag = [("source", source.as_str())];
-                for lane in &self.lanes {
-                    lane.own_gauge(own::SOURCE, &tag, u64::from(current));
-                }
-            }
-        }
+    fn process(&mut self, process: &Process, telemetry: &Telemetry, now: Instant) {
+        let source = |source: &Source| (source.as_str(), *source == process.source);
+        let sources = Source::ALL.iter().map(source);
+        present(
+            &self.lanes,
+            own::SOURCE,
+            "source",
+            sources,
+            &mut self.sources,
+        );
+        let mode = telemetry.collector.mode.get();
+        let modes = Mode::ALL
+            .iter()
+            .map(|each| (each.as_str(), Some(*each) == mode));
+        present(&self.lanes, own::MODE, "mode", modes, &mut self.modes);
         let uptime = now.duration_since(process.started).as_secs();
         for lane in &self.lanes {
             lane.own_gauge(own::UPTIME, &[], uptime);
@@ -254,5 +289,23 @@ impl Reporter {
             let value = values.next().unwrap_or(sample.value);
             send(Sample { value, ..sample });
         });
+    }
+}
+
+/// Sends 1 for the one value that holds now, and 0 for those that held before.
+fn present(
+    lanes: &[Lane],
+    name: &str,
+    key: &str,
+    values: impl Iterator<Item = (&'static str, bool)>,
+    reported: &mut [bool],
+) {
+    for ((value, holds), reported) in values.zip(reported) {
+        *reported |= holds;
+        if *reported {
+            for lane in lanes {
+                lane.own_gauge(name, &[(key, value)], u64::from(holds));
+            }
+        }
     }
 }

@@ -23,11 +23,11 @@ pub struct Report {
     pub states: StateView,
     /// `conntrack.connections`. Defaults to true.
     pub connections: bool,
-    /// opened, closed, failed. Defaults to true.
+    /// `conntrack.opened`, `.closed`, `.failed`. Defaults to true.
     pub rates: bool,
-    /// Bytes and packets. Defaults to false.
+    /// `conntrack.bytes` and `.packets`. Defaults to false.
     pub traffic: bool,
-    /// Defaults to false.
+    /// `conntrack.duration`. Defaults to false.
     pub durations: bool,
     /// Entries, limit, and the kernel's own drop counters. Defaults to true.
     pub table: bool,

@@ -229,8 +229,6 @@ impl Config {
             ),
             (mine.max_flows != usual.max_flows, "collector.max_flows"),
             (self.hosts.names != Names::None, "hosts.names"),
-            (self.report.traffic, "report.traffic"),
-            (self.report.durations, "report.durations"),
             (self.memory != default.memory, "[memory]"),
             (self.admin != default.admin, "[admin]"),
         ] {

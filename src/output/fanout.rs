@@ -21,6 +21,13 @@ impl Fanout {
         self.inlets.is_empty()
     }
 
+    /// The longest line, with its newline, that every output has a payload for.
+    #[must_use]
+    pub fn payload_limit(&self) -> usize {
+        let limits = self.inlets.iter().map(Inlet::payload_limit);
+        limits.min().unwrap_or(usize::MAX)
+    }
+
     /// Hands one line, with its newline, to each output that has room. Never waits.
     pub fn offer(&self, line: &[u8]) {
         for inlet in &self.inlets {

@@ -44,9 +44,17 @@ impl Deltas {
         news.then_some(delta)
     }
 
-    /// Whether to send this number of what is counted by someone else.
-    pub(super) fn is_news(&mut self, name: &str, delta: u64) -> bool {
-        note(&mut self.past, name, |_| delta)
+    /// Whether to send this number of what is counted by someone else, in this
+    /// network namespace.
+    pub(super) fn is_news(&mut self, netns: Option<&str>, name: &str, delta: u64) -> bool {
+        self.key.clear();
+        self.key.push_str(name);
+        if let Some(netns) = netns {
+            for part in ["\0netns\0", netns] {
+                self.key.push_str(part);
+            }
+        }
+        note(&mut self.past, &self.key, |_| delta)
     }
 }
 

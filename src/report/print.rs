@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cadence::MetricSink;
 
-use super::lane::{Labels, client};
+use super::connections::Labels;
+use super::lane::client;
 use super::text;
 use crate::config::Config;
 use crate::hosts::Hosts;

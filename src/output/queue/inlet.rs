@@ -53,6 +53,12 @@ impl Inlet {
         self.shared.settings.blocks
     }
 
+    /// The longest payload, and so the longest line with its newline.
+    #[must_use]
+    pub fn payload_limit(&self) -> usize {
+        self.shared.settings.shape.limit
+    }
+
     fn permits(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.min(self.shared.settings.capacity)).unwrap_or(u32::MAX)
     }

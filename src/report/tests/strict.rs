@@ -5,11 +5,11 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 
-fn runtime() -> Runtime {
+pub(super) fn runtime() -> Runtime {
     Builder::new_current_thread().enable_time().build().unwrap()
 }
 
-/// `name:value|type[|#tag,…]`, with nothing in it that a server could trip over.
+/// `name:value[:value…]|type[|@rate][|#tag,…]`, with nothing in it that a server could trip over.
 fn is_strict(line: &str) -> bool {
     let name_ok = |name: &str| {
         !name.is_empty()
@@ -26,15 +26,28 @@ fn is_strict(line: &str) -> bool {
     let Some((name, rest)) = line.split_once(':') else {
         return false;
     };
-    let mut fields = rest.split('|');
-    let value = fields.next().unwrap_or_default();
+    let mut fields = rest.split('|').peekable();
+    let values = fields.next().unwrap_or_default();
     let kind = fields.next().unwrap_or_default();
+    let number = |text: &str| text.parse::<f64>().is_ok_and(f64::is_finite);
+    let values_ok = match kind {
+        "g" | "c" => values.parse::<u64>().is_ok(),
+        "d" => values
+            .split(':')
+            .all(|value| number(value) && !value.starts_with('-')),
+        _ => false,
+    };
+    let rate = fields.next_if(|field| kind == "d" && field.starts_with('@'));
+    let rate_ok = rate.is_none_or(|rate| {
+        let rate: Option<f64> = rate.strip_prefix('@').and_then(|rate| rate.parse().ok());
+        rate.is_some_and(|rate| rate > 0.0 && rate < 1.0)
+    });
     let tags = fields
         .next()
         .map_or(Some(""), |tags| tags.strip_prefix('#'));
     name_ok(name)
-        && value.parse::<u64>().is_ok()
-        && matches!(kind, "g" | "c")
+        && values_ok
+        && rate_ok
         && tags.is_some_and(|tags| tags.is_empty() || tags.split(',').all(tag_ok))
         && fields.next().is_none()
 }
@@ -50,8 +63,15 @@ proptest! {
         tags in prop::collection::vec(".{0,12}", 0..4),
         names in prop::collection::vec(".{0,12}", 0..8),
         address in ".{0,20}",
+        netns in prop::option::of(".{0,12}"),
+        seconds in prop::collection::vec(any::<f32>(), 0..300),
     ) {
-        let settings = config::Report { prefix, ..config::Report::default() };
+        let settings = config::Report {
+            prefix,
+            traffic: true,
+            durations: true,
+            ..config::Report::default()
+        };
         let tags: Vec<_> = tags.iter().map(String::as_str).collect();
         let runtime = runtime();
         let _guard = runtime.enter();
@@ -60,7 +80,21 @@ proptest! {
         bench.telemetry.outputs.push((address, Arc::default()));
         // As they come out of Hosts::name.
         let rows = names.iter().map(|name| row(&text::clean(name), Open, 1)).collect();
-        let snapshot = Snapshot { kernel: vec![("drop", 1)], ..snapshot(rows) };
+        let mut snapshot = Snapshot {
+            netns: netns.map(Into::into),
+            kernel: vec![("drop", 1)],
+            ..snapshot(rows)
+        };
+        for name in &names {
+            let mut busy = activity(&text::clean(name), Direction::Inbound, Protocol::Udp);
+            busy.activity.opened = 1;
+            busy.activity.failed = [1; 4];
+            busy.activity.sent.bytes = u64::MAX;
+            for &seconds in &seconds {
+                busy.activity.durations.push(seconds);
+            }
+            snapshot.connections.activities.push(busy);
+        }
         let (tagged, plain) = runtime.block_on(bench.tick(Some(&snapshot)));
         for line in tagged.iter().chain(&plain) {
             prop_assert!(is_strict(line), "{line:?}");
