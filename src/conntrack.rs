@@ -222,3 +222,43 @@ fn show(payload: &[u8], filter: &Filter, dump: &mut Dump, each: &mut impl FnMut(
         Err(_) => dump.undecoded += 1,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Protocol;
+    use crate::netlink::attribute;
+
+    /// An entry of UDP between two IPv4 addresses.
+    fn payload(status: u32) -> Vec<u8> {
+        let ip = [attribute(1, &[10, 0, 0, 1]), attribute(2, &[10, 0, 0, 2])].concat();
+        let proto = attribute(1, &[Protocol::Udp.number()]);
+        let tuple = [attribute(1, &ip), attribute(2, &proto)].concat();
+        let attributes = [
+            attribute(1, &tuple),
+            attribute(2, &tuple),
+            attribute(3, &status.to_be_bytes()),
+        ];
+        [vec![0; 4], attributes.concat()].concat()
+    }
+
+    #[test]
+    fn an_entry_that_is_dying_is_skipped() {
+        let filter = Filter::new(&Collector {
+            protocols: vec![Protocol::Udp],
+            ..Collector::default()
+        });
+        let mut dump = Dump::default();
+        let mut shown = Vec::new();
+        for status in [Status::SEEN_REPLY, Status::SEEN_REPLY | Status::DYING] {
+            show(&payload(status), &filter, &mut dump, &mut |step| {
+                if let Step::Entry(entry) = step {
+                    shown.push(entry.flow.status);
+                }
+            });
+        }
+        show(&[0; 3], &filter, &mut dump, &mut |_| {});
+        assert_eq!(shown, [Status(Status::SEEN_REPLY)]);
+        assert_eq!((dump.entries, dump.skipped, dump.undecoded), (1, 1, 1));
+    }
+}

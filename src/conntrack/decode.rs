@@ -110,7 +110,7 @@ pub struct Event {
 /// # Errors
 /// Fails when the entry does not follow the format.
 pub fn decode(payload: &[u8]) -> Result<Option<Entry>, Undecodable> {
-    Ok(told(payload)?.map(|told| told.entry))
+    told(payload, |entry, _, _| entry)
 }
 
 /// Decodes one message of the groups that tell of entries. `None` is an event of a
@@ -125,23 +125,20 @@ pub fn decode_event(message: Message<'_>) -> Result<Option<Event>, Undecodable> 
         MESSAGE_DELETE => Happening::Destroy,
         kind => return Err(Undecodable::Kind(kind)),
     };
-    Ok(told(message.payload)?.map(|told| Event {
+    told(message.payload, |entry, state, status| Event {
         happening,
-        entry: told.entry,
-        state: told.state,
-        status: told.status,
-    }))
+        entry,
+        state,
+        status,
+    })
 }
 
-/// An entry, and what of it was really told.
-struct Told {
-    entry: Entry,
-    state: Option<State>,
-    status: Option<Status>,
-}
-
+/// Makes something of an entry, its state and its status, the last two if told.
 #[inline]
-fn told(payload: &[u8]) -> Result<Option<Told>, Undecodable> {
+fn told<T>(
+    payload: &[u8],
+    make: impl FnOnce(Entry, Option<State>, Option<Status>) -> T,
+) -> Result<Option<T>, Undecodable> {
     let attributes = payload.get(HEADER_BYTES..).ok_or(Undecodable::Incomplete)?;
     let mut original = None;
     let mut reply = None;
@@ -177,27 +174,21 @@ fn told(payload: &[u8]) -> Result<Option<Told>, Undecodable> {
     let state = told_state(protocol, info.state, status)?;
     let status_or_none = status.unwrap_or_default();
     details.fin_seen = info.either_way & TCP_FLAG_CLOSE_INIT != 0;
-    Ok(Some(Told {
-        entry: Entry {
-            flow: Flow {
-                original,
-                reply,
-                protocol,
-                state: state.unwrap_or_else(|| stand_in(protocol, status_or_none)),
-                status: status_or_none,
-                zone,
-                mark,
-                beginning: match info.original_way {
-                    Some(flags) if flags & TCP_FLAG_BE_LIBERAL != 0 => Beginning::Missed,
-                    Some(_) => Beginning::Seen,
-                    None => Beginning::Unknown,
-                },
-            },
-            details,
+    let flow = Flow {
+        original,
+        reply,
+        protocol,
+        state: state.unwrap_or_else(|| stand_in(protocol, status_or_none)),
+        status: status_or_none,
+        zone,
+        mark,
+        beginning: match info.original_way {
+            Some(flags) if flags & TCP_FLAG_BE_LIBERAL != 0 => Beginning::Missed,
+            Some(_) => Beginning::Seen,
+            None => Beginning::Unknown,
         },
-        state,
-        status,
-    }))
+    };
+    Ok(Some(make(Entry { flow, details }, state, status)))
 }
 
 /// An attribute's header.
@@ -287,7 +278,22 @@ fn traffic_of(details: &mut Details) -> &mut [Traffic; 2] {
     details.traffic.get_or_insert_default()
 }
 
+const PACKETS: [u8; 4] = header(CTA_COUNTERS_PACKETS, 12);
+const BYTES: [u8; 4] = header(CTA_COUNTERS_BYTES, 12);
+const START: [u8; 4] = header(CTA_TIMESTAMP_START, 12);
+
+#[inline]
 fn decode_counters(bytes: &[u8]) -> Result<Traffic, Undecodable> {
+    if let (&[PACKETS, p0, p1, BYTES, b0, b1], &[]) = bytes.as_chunks::<4>() {
+        return Ok(Traffic {
+            packets: wide(p0, p1),
+            bytes: wide(b0, b1),
+        });
+    }
+    walk_counters(bytes)
+}
+
+fn walk_counters(bytes: &[u8]) -> Result<Traffic, Undecodable> {
     let mut traffic = Traffic::default();
     for counter in Attributes::new(bytes) {
         match counter? {
@@ -299,7 +305,16 @@ fn decode_counters(bytes: &[u8]) -> Result<Traffic, Undecodable> {
     Ok(traffic)
 }
 
+#[inline]
 fn decode_times(bytes: &[u8], details: &mut Details) -> Result<(), Undecodable> {
+    if let (&[START, t0, t1], &[]) = bytes.as_chunks::<4>() {
+        details.started = Some(wide(t0, t1));
+        return Ok(());
+    }
+    walk_times(bytes, details)
+}
+
+fn walk_times(bytes: &[u8], details: &mut Details) -> Result<(), Undecodable> {
     for time in Attributes::new(bytes) {
         match time? {
             (CTA_TIMESTAMP_START, value) => details.started = Some(be64(value)?),
@@ -358,6 +373,11 @@ fn be16(value: &[u8]) -> Result<u16, Undecodable> {
 
 pub(super) fn be32(value: &[u8]) -> Result<u32, Undecodable> {
     fixed(value).map(u32::from_be_bytes)
+}
+
+/// Two words of four bytes as one number.
+const fn wide([b0, b1, b2, b3]: [u8; 4], [b4, b5, b6, b7]: [u8; 4]) -> u64 {
+    u64::from_be_bytes([b0, b1, b2, b3, b4, b5, b6, b7])
 }
 
 fn be64(value: &[u8]) -> Result<u64, Undecodable> {

@@ -1,15 +1,17 @@
 //! The walker over an entry's bytes against the typed parser of
 //! netlink-packet-netfilter, on what the kernel sent and on what it never would.
 
+mod event;
+
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use conntally::conntrack::{Event, Happening, Undecodable, decode, decode_event};
+use conntally::conntrack::decode;
 use conntally::flow::{
     Beginning, DccpState, Details, Entry, Flow, Protocol, SctpState, State, Status, TcpState,
     Traffic, Tuple,
 };
-use conntally::netlink::{Attributes, Message, Messages, Netlink, Request, Subsystem, attribute};
+use conntally::netlink::{Attributes, Messages, Netlink, Request, Subsystem};
 use netlink_packet_core::{
     DefaultNla, Emitable, NLA_TYPE_MASK, NLM_F_DUMP, Nla, ParseableParametrized,
 };
@@ -22,6 +24,7 @@ use netlink_packet_netfilter::{
 };
 use proptest::prelude::*;
 
+use self::event::{MESSAGE_DESTROY, MESSAGE_NEW, MESSAGE_UPDATE, event, try_event};
 use crate::support::inject::{flow, inject, mixed};
 use crate::support::netns::isolated;
 
@@ -310,70 +313,6 @@ fn emitted(flow: Flow) -> Entry {
             ..Details::default()
         },
     }
-}
-
-/// Type and flags of the kernel's three messages about an entry.
-const MESSAGE_NEW: (u16, u16) = (0x100, 0x600);
-const MESSAGE_UPDATE: (u16, u16) = (0x100, 0);
-const MESSAGE_DESTROY: (u16, u16) = (0x102, 0);
-
-fn try_event((kind, flags): (u16, u16), payload: &[u8]) -> Result<Option<Event>, Undecodable> {
-    decode_event(Message {
-        kind,
-        flags,
-        sequence: 0,
-        payload,
-    })
-}
-
-fn event(of: (u16, u16), payload: &[u8]) -> Option<Event> {
-    try_event(of, payload).unwrap()
-}
-
-#[test]
-fn an_event_is_an_entry_and_what_became_of_it() {
-    let tcp = mixed(8).nth(5).unwrap();
-    for (message, happening) in [
-        (MESSAGE_NEW, Happening::New),
-        (MESSAGE_UPDATE, Happening::Update),
-        (MESSAGE_DESTROY, Happening::Destroy),
-    ] {
-        let event = event(message, &emit(&tcp, true)).unwrap();
-        assert_eq!(event.happening, happening);
-        assert_eq!(event.state, Some(tcp.state));
-        assert_eq!(event.entry.flow.original, tcp.original);
-    }
-    // Expectations have messages of their own, and GET is no answer.
-    for kind in [0x101, 0x200, 2] {
-        let refused = try_event((kind, 0), &emit(&tcp, true));
-        assert_eq!(refused, Err(Undecodable::Kind(kind)));
-    }
-}
-
-#[test]
-fn an_event_that_does_not_tell_the_state_says_so() {
-    let tcp = mixed(8).nth(5).unwrap();
-    let untold = event(MESSAGE_UPDATE, &emit(&tcp, false)).unwrap();
-    assert_eq!(untold.state, None);
-    assert_eq!(untold.status, Some(tcp.status));
-    assert_eq!(untold.entry.flow.state, State::Tcp(TcpState::None));
-    // The tuples alone, of a protocol whose state is made of its status bits.
-    let udp = mixed(2).nth(1).unwrap();
-    assert_eq!(udp.state, State::Assured);
-    let whole = emit(&udp, false);
-    assert_eq!(
-        event(MESSAGE_UPDATE, &whole).unwrap().state,
-        Some(udp.state)
-    );
-    let mut bytes = whole[..4].to_vec();
-    for (kind, value) in Attributes::new(&whole[4..]).map(Result::unwrap) {
-        if kind <= 2 {
-            bytes.extend(attribute(kind, value));
-        }
-    }
-    let untold = event(MESSAGE_UPDATE, &bytes).unwrap();
-    assert_eq!((untold.state, untold.status), (None, None));
-    assert_eq!(untold.entry.flow.state, State::Unreplied);
 }
 
 /// The payload that the typed parser makes of a flow.
