@@ -1,30 +1,46 @@
-//! The collector: a thread of its own that asks a source for the flows of a tick,
-//! places and counts them, and hands on a finished snapshot.
+//! The collector: a thread of its own that follows the kernel's flows by dumps and
+//! events, places and counts them, and hands on a finished snapshot at each tick.
+//!
+//! ```text
+//! source ── entries of a dump ──▶ desk ──▶ ledger: each flow begins once and ends once
+//! events ── what happened ──────▶   │         │
+//!                                   │         ▼
+//!             mode ◀── costs, ──────┘       tally ── selector ──▶ snapshot
+//!                      overruns
+//! ```
 //!
 //! A dump holds its caller inside the system call for as long as the kernel walks
 //! its table, so nothing else runs on this thread.
 
+mod desk;
+mod ending;
+mod ledger;
+mod mode;
 mod source;
+mod table;
+mod worker;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc as thread_channel;
 use std::thread;
 
+use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
-pub use self::source::{CollectorError, Look, Sources};
+use self::ending::{Detail, Story};
+pub use self::source::{CollectorError, Look, Sink, Sources};
+use self::worker::{Request, Worker};
 use crate::config::Config;
-use crate::flow::Flow;
+use crate::flow::{Entry, Flow};
 use crate::hosts::Hosts;
 use crate::hosts::local::{LocalAddresses, LocalWatch};
-use crate::hosts::select::Selector;
-use crate::report::{Snapshot, Source, TableSize};
-use crate::tally::Tally;
+use crate::report::{Snapshot, Source};
+use crate::tally::{RowId, Series, Tally};
 use crate::telemetry::CollectorCounters;
 
-/// Flows placed and counted: what one look at a source comes to.
+/// Flows placed and counted. By itself it takes one look at a source.
 #[derive(Debug)]
 pub struct Count {
     hosts: Hosts,
@@ -52,9 +68,8 @@ impl Count {
         }
     }
 
-    /// Starts over, by the host's present addresses.
-    pub fn begin(&mut self) {
-        self.tally.clear();
+    /// Looks what the host's addresses are now.
+    fn refresh(&mut self) {
         if let Some(watch) = &mut self.watch {
             match watch.refresh(&mut self.local) {
                 Ok(true) => debug!("this host's addresses changed"),
@@ -64,8 +79,16 @@ impl Count {
         }
     }
 
+    /// The row that a flow counts in, and whether its original way goes to the remote
+    /// host; `None` where it does not count.
+    fn place(&mut self, flow: &Flow) -> Option<(RowId, bool)> {
+        let placement = self.hosts.place(flow, &self.local)?;
+        let row = self.tally.row(Series::of(&placement, flow.protocol));
+        Some((row, placement.outward))
+    }
+
     /// Counts one flow.
-    pub fn add(&mut self, flow: &Flow) {
+    fn add(&mut self, flow: &Flow) {
         if let Some(placement) = self.hosts.place(flow, &self.local) {
             self.tally.add(&placement, flow);
         }
@@ -84,10 +107,21 @@ impl Count {
     }
 }
 
-/// One look, ready to be reported.
+impl Sink for Count {
+    fn begin(&mut self, _source: Source) {
+        self.tally.clear();
+        self.refresh();
+    }
+
+    fn entry(&mut self, entry: &Entry) {
+        self.add(&entry.flow);
+    }
+}
+
+/// One tick, ready to be reported.
 #[derive(Debug)]
 pub struct Answer {
-    /// Where it was taken.
+    /// Where was looked.
     pub source: Source,
     /// What was found.
     pub snapshot: Snapshot,
@@ -96,11 +130,21 @@ pub struct Answer {
 /// The collector's thread, from the outside: asked once a tick, answers when done.
 #[derive(Debug)]
 pub struct Collector {
-    requests: thread_channel::SyncSender<()>,
+    requests: thread_channel::SyncSender<Request>,
+    wake: Arc<OwnedFd>,
     answers: mpsc::Receiver<Option<Answer>>,
     busy: bool,
     /// Whether the thread has ended, which only a defect makes it do.
     is_gone: bool,
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        // The thread looks up, and finds that nobody asks any more.
+        let (requests, _) = thread_channel::sync_channel(1);
+        self.requests = requests;
+        ring(&self.wake);
+    }
 }
 
 impl Collector {
@@ -112,34 +156,34 @@ impl Collector {
         config: &Config,
         counters: Arc<CollectorCounters>,
     ) -> Result<Option<Self>, CollectorError> {
-        let Some(sources) = Sources::open(&config.collector, counters)? else {
+        let Some(sources) = Sources::open(&config.collector, Arc::clone(&counters))? else {
             return Ok(None);
         };
-        let mut worker = Worker {
-            sources,
-            count: Count::new(config),
-            selector: Selector::new(config.hosts.max),
-            asks_kernel: config.report.table,
-            failing: false,
-        };
+        if config.report.traffic || config.report.durations {
+            Self::spawn(Worker::<Story>::new(config, sources, counters)).map(Some)
+        } else {
+            Self::spawn(Worker::<()>::new(config, sources, counters)).map(Some)
+        }
+    }
+
+    fn spawn<D: Detail + Send + 'static>(worker: Worker<D>) -> Result<Self, CollectorError> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| CollectorError::Thread(error.into()))?;
+        let wake = Arc::new(wake);
         let (requests, asked) = thread_channel::sync_channel(1);
         let (answer, answers) = mpsc::channel(1);
+        let woken = Arc::clone(&wake);
         thread::Builder::new()
             .name("collector".to_owned())
-            .spawn(move || {
-                while let Ok(()) = asked.recv() {
-                    if answer.blocking_send(worker.answer()).is_err() {
-                        break;
-                    }
-                }
-            })
+            .spawn(move || worker.run(&woken, &asked, &answer))
             .map_err(CollectorError::Thread)?;
-        Ok(Some(Self {
+        Ok(Self {
             requests,
+            wake,
             answers,
             busy: false,
             is_gone: false,
-        }))
+        })
     }
 
     /// Asks for a snapshot; false when the last one is still being made.
@@ -147,8 +191,10 @@ impl Collector {
         if self.busy {
             return false;
         }
-        self.busy = self.requests.try_send(()).is_ok();
-        if !self.busy && !std::mem::replace(&mut self.is_gone, true) {
+        self.busy = self.requests.try_send(Request::Tick).is_ok();
+        if self.busy {
+            ring(&self.wake);
+        } else if !std::mem::replace(&mut self.is_gone, true) {
             error!(
                 "the collector's thread has ended: connections are counted no more; restart conntally"
             );
@@ -170,51 +216,8 @@ impl Collector {
     }
 }
 
-/// What the thread keeps from tick to tick.
-struct Worker {
-    sources: Sources,
-    count: Count,
-    selector: Selector,
-    /// Whether the kernel's own counters are reported.
-    asks_kernel: bool,
-    /// Whether the last look failed: only the first of a row is logged.
-    failing: bool,
-}
-
-impl Worker {
-    fn answer(&mut self) -> Option<Answer> {
-        let look = match self.sources.look(&mut self.count) {
-            Ok(look) => look,
-            Err(error) => {
-                if !std::mem::replace(&mut self.failing, true) {
-                    warn!(%error, "this tick counts no connections");
-                }
-                return None;
-            }
-        };
-        if std::mem::take(&mut self.failing) {
-            info!("connections are counted again");
-        }
-        let kernel = if self.asks_kernel {
-            self.sources.kernel_counters()
-        } else {
-            Vec::new()
-        };
-        let connections =
-            self.selector
-                .select(self.count.tally(), self.count.hosts(), Instant::now());
-        self.count.tally.settle();
-        Some(Answer {
-            source: look.source,
-            snapshot: Snapshot {
-                netns: None,
-                connections,
-                table: look.table.map(|table| TableSize {
-                    entries: u64::from(table.entries),
-                    limit: Some(u64::from(table.limit)),
-                }),
-                kernel,
-            },
-        })
-    }
+/// Wakes the thread.
+fn ring(wake: &OwnedFd) {
+    // Full only when it has been rung often, and then it rings.
+    let _rung = rustix::io::write(wake, &1_u64.to_ne_bytes());
 }

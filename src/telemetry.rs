@@ -294,6 +294,7 @@ impl Telemetry {
         of.count("collector.flows_found", &collector.flows_found);
         of.count("collector.flows_closed", &collector.flows_closed);
         of.count("collector.flows_failed", &collector.flows_failed);
+        of.count("collector.flows_forgotten", &collector.flows_forgotten);
         of.by("collector.corrections", "kind", &collector.corrections);
         of.count("collector.mode_changes", &collector.mode_changes);
         of.gauge("collector.flows", collector.flows.get());

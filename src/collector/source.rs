@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::Count;
 use crate::config::{self, SourceChoice};
 use crate::conntrack::{Conntrack, ConntrackError, KernelCounters, Step, TableSize};
+use crate::flow::{Details, Entry};
 use crate::report::Source;
 use crate::sockets::{Sockets, SocketsError};
 use crate::telemetry::{CollectError, CollectorCounters};
@@ -79,6 +79,16 @@ pub struct Look {
     pub table: Option<TableSize>,
 }
 
+/// Who takes what a look shows.
+pub trait Sink {
+    /// A look at this source begins, or begins anew.
+    fn begin(&mut self, source: Source);
+    /// It shows this.
+    fn entry(&mut self, entry: &Entry);
+    /// A datagram has been shown: the kernel waits for the next to be asked for.
+    fn datagram(&mut self) {}
+}
+
 /// The sources that the configuration lets in.
 #[derive(Debug)]
 pub struct Sources {
@@ -148,15 +158,20 @@ impl Sources {
         }
     }
 
-    /// Counts every flow that there is now.
+    /// How full the connection tracking table is, where it may be asked.
+    pub fn table(&mut self) -> Option<TableSize> {
+        self.conntrack.as_mut()?.table().ok()
+    }
+
+    /// Shows every flow that there is now.
     ///
     /// # Errors
     /// Fails when the kernel does; what was counted until then is to be discarded.
-    pub fn look(&mut self, count: &mut Count) -> Result<Look, CollectorError> {
+    pub fn look(&mut self, sink: &mut impl Sink) -> Result<Look, CollectorError> {
         let look = match self.choice {
-            SourceChoice::Conntrack => self.look_at_conntrack(count),
-            SourceChoice::Sockets => self.look_at_sockets(count, None),
-            SourceChoice::Auto | SourceChoice::Off => self.look_at_either(count),
+            SourceChoice::Conntrack => self.look_at_conntrack(sink),
+            SourceChoice::Sockets => self.look_at_sockets(sink, None),
+            SourceChoice::Auto | SourceChoice::Off => self.look_at_either(sink),
         };
         if let Err(error) = &look {
             self.counters.errors.add(error.reason(), 1);
@@ -164,30 +179,25 @@ impl Sources {
         look
     }
 
-    fn look_at_either(&mut self, count: &mut Count) -> Result<Look, CollectorError> {
+    fn look_at_either(&mut self, sink: &mut impl Sink) -> Result<Look, CollectorError> {
         let table = self.conntrack().and_then(Conntrack::table);
         match table {
             Ok(table) if table.entries > 0 => {
                 self.empty = 0;
                 self.stands(Standing::Tracks, None);
-                self.look_at_conntrack(count)
+                self.look_at_conntrack(sink)
             }
             Ok(_) if self.standing == Some(Standing::Tracks) && self.empty < PATIENCE => {
                 self.empty += 1;
-                self.look_at_conntrack(count)
+                self.look_at_conntrack(sink)
+            }
+            // Nothing is connected: an empty table may well be the truth.
+            Ok(_) if self.standing != Some(Standing::Mute) && !self.has_sockets()? => {
+                self.look_at_conntrack(sink)
             }
             Ok(table) => {
-                let look = self.look_at_sockets(count, Some(table))?;
-                if look.entries > 0 {
-                    self.stands(Standing::Mute, None);
-                    Ok(look)
-                } else {
-                    // Nothing is connected: an empty table may well be the truth.
-                    Ok(Look {
-                        source: Source::Conntrack,
-                        ..look
-                    })
-                }
+                self.stands(Standing::Mute, None);
+                self.look_at_sockets(sink, Some(table))
             }
             Err(error) => {
                 // Once: what is refused for good is no error of each tick.
@@ -198,9 +208,14 @@ impl Sources {
                 // Opened anew next time: whatever was wrong may have been mended.
                 self.conntrack = None;
                 self.kernel = None;
-                self.look_at_sockets(count, None)
+                self.look_at_sockets(sink, None)
             }
         }
+    }
+
+    /// Whether there is any connection, tracked or not.
+    fn has_sockets(&mut self) -> Result<bool, CollectorError> {
+        Ok(self.sockets()?.dump(&mut |_| {})?.entries > 0)
     }
 
     /// Says what `auto` found, aloud the first time: a host whose table empties now
@@ -231,16 +246,16 @@ impl Sources {
         self.standing = Some(standing);
     }
 
-    fn look_at_conntrack(&mut self, count: &mut Count) -> Result<Look, CollectorError> {
+    fn look_at_conntrack(&mut self, sink: &mut impl Sink) -> Result<Look, CollectorError> {
         let begun = Instant::now();
         let mut attempts = DUMP_ATTEMPTS;
         loop {
             let conntrack = self.conntrack()?;
             let table = conntrack.table()?;
-            count.begin();
+            sink.begin(Source::Conntrack);
             let dump = conntrack.dump(&mut |step| match step {
-                Step::Entry(entry) => count.add(&entry.flow),
-                Step::Datagram => {}
+                Step::Entry(entry) => sink.entry(entry),
+                Step::Datagram => sink.datagram(),
             })?;
             attempts -= 1;
             if dump.interrupted {
@@ -261,12 +276,15 @@ impl Sources {
 
     fn look_at_sockets(
         &mut self,
-        count: &mut Count,
+        sink: &mut impl Sink,
         table: Option<TableSize>,
     ) -> Result<Look, CollectorError> {
         let begun = Instant::now();
-        count.begin();
-        let dump = self.sockets()?.dump(&mut |flow| count.add(flow))?;
+        sink.begin(Source::Sockets);
+        let details = Details::default();
+        let dump = self
+            .sockets()?
+            .dump(&mut |&flow| sink.entry(&Entry { flow, details }))?;
         if dump.interrupted {
             self.counters.errors.add(CollectError::Interrupted, 1);
         }

@@ -232,9 +232,9 @@ fn an_own_listener_behind_a_link_is_recognised() {
 
 #[test]
 fn keys_without_effect_yet_are_noted_when_they_are_set() {
-    let config = read("[collector]\nmode = \"events\"\n[[output]]\nbackfill = true\n").unwrap();
+    let config = read("[hosts]\nnames = \"dns\"\n[[output]]\nbackfill = true\n").unwrap();
     let notes = config.notes().join("\n");
-    assert!(notes.contains("collector.mode is \"dump\""), "{notes}");
+    assert!(notes.contains("hosts.names has no effect"), "{notes}");
     assert!(
         notes.contains("output[0].backfill has no effect"),
         "{notes}"

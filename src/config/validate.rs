@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{CollectorMode, Config, Interval, Listener, Names, OnFull, OriginChoice, Output};
+use super::{Config, Interval, Listener, Names, OnFull, OriginChoice, Output};
 use crate::address::{Address, reaches};
 use crate::report::text::check_tag;
 
@@ -212,22 +212,8 @@ impl Config {
             }
         };
         let (mine, usual) = (&self.collector, &default.collector);
-        note(
-            matches!(mine.mode, CollectorMode::Hybrid | CollectorMode::Events),
-            "collector.mode",
-            "is \"dump\" in this version, whatever it says",
-        );
         for (differs, key) in [
             (mine.netns != usual.netns, "collector.netns"),
-            (
-                mine.receive_buffer != usual.receive_buffer,
-                "collector.receive_buffer",
-            ),
-            (
-                mine.resync_interval != usual.resync_interval,
-                "collector.resync_interval",
-            ),
-            (mine.max_flows != usual.max_flows, "collector.max_flows"),
             (self.hosts.names != Names::None, "hosts.names"),
             (self.memory != default.memory, "[memory]"),
             (self.admin != default.admin, "[admin]"),

@@ -108,6 +108,8 @@ pub struct CollectorCounters {
     pub flows_closed: Counter,
     /// Flows that were never established, or were torn down.
     pub flows_failed: Counter,
+    /// Flows whose ends nobody saw, since another source took their place.
+    pub flows_forgotten: Counter,
     /// What was put right.
     pub corrections: PerReason<Correction>,
     /// Flows in the flow table now.

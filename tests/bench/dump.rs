@@ -17,10 +17,11 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use conntally::collector::Count;
+use conntally::collector::{Count, Sink as _};
 use conntally::config::{Collector, Config};
 use conntally::conntrack::{Conntrack, Step};
 use conntally::flow::{Protocol, State, TcpState};
+use conntally::report::Source;
 use netlink_packet_core::NLMSG_DONE;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
@@ -165,11 +166,11 @@ impl Ours {
 
     fn run(&mut self) -> u64 {
         let Self { conntrack, count } = self;
-        count.begin();
+        count.begin(Source::Conntrack);
         let dump = conntrack
             .dump(&mut |step| {
                 if let Step::Entry(entry) = step {
-                    count.add(&entry.flow);
+                    count.entry(entry);
                 }
             })
             .unwrap();

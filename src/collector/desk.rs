@@ -1,0 +1,426 @@
+//! Where dumps and events come together: they are placed, counted, and answered for.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::ending::Detail;
+use super::ledger::{Books, Hearing, Ledger, Totals};
+use super::mode::Pace;
+use super::source::Sink;
+use super::{Answer, Count};
+use crate::config::{self, Config};
+use crate::conntrack::sysctl::{Timeouts, events_enabled};
+use crate::conntrack::{Events, Happening, Subscription, TableSize};
+use crate::flow::Entry;
+use crate::hosts::select::Selector;
+use crate::report::{self, Snapshot, Source};
+use crate::telemetry::{CollectorCounters, EventKind, Mode, Reason as _};
+
+/// Bytes of events that are read before something else gets its turn.
+const DRAIN_BYTES: usize = 4 << 20;
+
+/// Whether events were lost.
+#[derive(Clone, Copy, Debug, Default)]
+struct Losses {
+    /// Since the last second was looked at, in the largest buffer that can be had.
+    in_second: bool,
+    /// Since the last dump began.
+    in_dump: bool,
+}
+
+/// What is kept of flows between dumps.
+#[derive(Debug)]
+pub(super) struct Desk<D> {
+    config: config::Collector,
+    pub(super) count: Count,
+    selector: Selector,
+    /// None where nothing is kept of a flow: `mode = "dump"`.
+    ledger: Option<Ledger<D>>,
+    pub(super) pace: Pace,
+    pub(super) events: Option<Events>,
+    /// Events that the kernel had dropped, of this socket, when it was last looked.
+    drops: u64,
+    /// What the ledger had counted when it was last told.
+    totals: Totals,
+    losses: Losses,
+    source: Option<Source>,
+    /// Whether there are more flows than may be followed: then dumps alone count.
+    crowded: bool,
+    counters: Arc<CollectorCounters>,
+    /// Whether it was said that no events can be had.
+    told: bool,
+    /// When the datagram that is read was received, nanoseconds since the epoch.
+    now: u64,
+}
+
+impl<D: Detail> Desk<D> {
+    pub(super) fn new(config: &Config, counters: Arc<CollectorCounters>) -> Self {
+        let follows = D::IS_KEPT || config.collector.mode != config::CollectorMode::Dump;
+        Self {
+            config: config.collector.clone(),
+            count: Count::new(config),
+            selector: Selector::new(config.hosts.max),
+            ledger: follows.then(|| ledger(&config.collector)),
+            pace: Pace::new(&config.collector, config.interval.0),
+            events: None,
+            drops: 0,
+            totals: Totals::default(),
+            losses: Losses::default(),
+            source: None,
+            crowded: false,
+            counters,
+            told: false,
+            now: nanoseconds(),
+        }
+    }
+
+    /// Listens to as much as the mode wants, where connection tracking is the source.
+    pub(super) fn tune(&mut self) {
+        let wanted = match self.source {
+            Some(Source::Sockets | Source::Off) => Hearing::Nothing,
+            _ if self.ledger.is_none() || self.crowded => Hearing::Nothing,
+            _ => self.pace.hearing(),
+        };
+        let subscription = match wanted {
+            Hearing::Nothing => {
+                self.close_events();
+                return;
+            }
+            Hearing::Ends => Subscription::Ends,
+            Hearing::Everything => Subscription::Full,
+        };
+        let outcome = match &mut self.events {
+            Some(events) => events.subscribe(subscription),
+            none => Events::open(&self.config, subscription).map(|events| {
+                *none = Some(events);
+            }),
+        };
+        if let Err(error) = outcome {
+            self.close_events();
+            if !std::mem::replace(&mut self.told, true) {
+                self.counters.errors.add(error.reason(), 1);
+                warn!(%error, "no events can be had: connections that last less than a tick are not seen");
+            }
+        }
+    }
+
+    fn close_events(&mut self) {
+        if self.events.is_some() {
+            self.publish();
+            self.events = None;
+            self.drops = 0;
+        }
+        if let Some(ledger) = &mut self.ledger {
+            ledger.hear(Hearing::Nothing);
+        }
+    }
+
+    /// What is heard now.
+    fn hearing(&self) -> Hearing {
+        match self.events.as_ref().map(Events::subscription) {
+            None => Hearing::Nothing,
+            Some(Subscription::Ends) => Hearing::Ends,
+            Some(Subscription::Full) => Hearing::Everything,
+        }
+    }
+
+    /// Reads the events that wait; whether there are more.
+    pub(super) fn drain(&mut self) -> bool {
+        let Self {
+            events: Some(events),
+            ledger: Some(ledger),
+            count,
+            counters,
+            ..
+        } = self
+        else {
+            return false;
+        };
+        let now = nanoseconds();
+        let mut kinds = [0_u64; EventKind::ALL.len()];
+        let mut books = Books { count, counters };
+        let drained = events.drain(DRAIN_BYTES, &mut |event| {
+            kinds[match event.happening {
+                Happening::New => EventKind::New,
+                Happening::Update => EventKind::Update,
+                Happening::Destroy => EventKind::Destroy,
+            } as usize] += 1;
+            ledger.event(event, now, &mut books);
+        });
+        for (&kind, count) in EventKind::ALL.iter().zip(kinds) {
+            counters.events.add(kind, count);
+        }
+        match drained {
+            Ok(drained) => {
+                counters.undecoded.add(drained.undecoded);
+                if drained.overruns > 0 {
+                    self.overrun(drained.overruns);
+                }
+                !drained.is_dry
+            }
+            Err(error) => {
+                counters.errors.add(error.reason(), 1);
+                warn!(%error, "events cannot be read: listening anew");
+                self.losses.in_dump = true;
+                self.close_events();
+                false
+            }
+        }
+    }
+
+    /// Reads all events that wait now, and few of those that come meanwhile: no more can
+    /// wait than the buffer holds.
+    pub(super) fn catch_up(&mut self) {
+        let mut rest = self.events.as_ref().map_or(0, Events::buffer_bytes) / DRAIN_BYTES + 1;
+        while self.drain() && rest > 0 {
+            rest -= 1;
+        }
+    }
+
+    /// Events were lost. With a larger buffer fewer may be; where it cannot grow it
+    /// counts as too much.
+    fn overrun(&mut self, overruns: u64) {
+        self.counters.overruns.add(overruns);
+        self.losses.in_dump = true;
+        let grown = self.events.as_mut().and_then(Events::grow);
+        match grown {
+            Some(bytes) => info!(
+                bytes,
+                "events were lost for want of room: the buffer was enlarged"
+            ),
+            None => self.losses.in_second = true,
+        }
+    }
+
+    /// Once a second: looks whether too much is listened to; whether that changed.
+    pub(super) fn second(&mut self, now: Instant) -> bool {
+        let overran = std::mem::take(&mut self.losses.in_second);
+        let Some(message) = self.pace.second(overran, now) else {
+            return false;
+        };
+        warn!("{message}");
+        self.counters.mode_changes.add(1);
+        self.tune();
+        true
+    }
+
+    /// Whether events were lost since the last dump began, so that the next is due.
+    pub(super) const fn has_lost(&self) -> bool {
+        self.losses.in_dump
+    }
+
+    /// Before a dump: listens first, so that nothing happens between the two unheard.
+    pub(super) fn prepare(&mut self) {
+        let tells = events_enabled() != Some(false);
+        if self.pace.set_tells(tells) {
+            if tells {
+                info!("the kernel tells of events again");
+            } else {
+                warn!(
+                    "the kernel tells of no events (net.netfilter.nf_conntrack_events is 0): \
+                     connections that last less than a tick are not seen; turn them on with \
+                     sysctl -w net.netfilter.nf_conntrack_events=2"
+                );
+            }
+        }
+        self.tune();
+        self.catch_up();
+        self.losses.in_dump = false;
+    }
+
+    /// After a dump of so many entries: reads the events that waited, which belong to it,
+    /// and strikes the balance.
+    pub(super) fn conclude(&mut self, source: Source, entries: u64, took: Duration, now: Instant) {
+        self.catch_up();
+        let hearing = self.hearing();
+        if self.crowded {
+            // Below four fifths it does not soon have to be given up again.
+            if entries < self.config.max_flows / 5 * 4 {
+                info!(
+                    entries,
+                    "as few connections as may be followed: following them again"
+                );
+                self.crowded = false;
+                self.count.tally.clear();
+            }
+            return;
+        }
+        if let Some(ledger) = &mut self.ledger {
+            let mut books = Books {
+                count: &mut self.count,
+                counters: &self.counters,
+            };
+            ledger.finish(nanoseconds(), &mut books);
+            ledger.hear(hearing);
+            if ledger.is_overfull() {
+                warn!(
+                    max_flows = self.config.max_flows,
+                    "more connections than collector.max_flows lets us follow: counting them by \
+                     dumps alone, without what opened and closed"
+                );
+                ledger.forget();
+                self.crowded = true;
+                self.close_events();
+                return;
+            }
+        }
+        self.counters.resyncs.add(1);
+        if source == Source::Conntrack
+            && self.ledger.is_some()
+            && let Some(message) = self.pace.dumped(took, now)
+        {
+            info!("{message}");
+            self.counters.mode_changes.add(1);
+            self.tune();
+        }
+    }
+
+    /// Whether there are more flows than may be followed, so that dumps alone count.
+    pub(super) const fn is_crowded(&self) -> bool {
+        self.crowded
+    }
+
+    /// A dump failed.
+    pub(super) fn abandon(&mut self) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.abandon();
+        }
+    }
+
+    /// Whether a dump has come to its end.
+    pub(super) fn is_known(&self) -> bool {
+        !self.crowded && self.ledger.as_ref().is_some_and(Ledger::is_known)
+    }
+
+    /// Whether the counts are whole between dumps, so that a tick needs none.
+    pub(super) fn is_current(&self) -> bool {
+        self.is_known() && self.hearing() == Hearing::Everything
+    }
+
+    /// A tick: what there is now, and what happened since the last.
+    pub(super) fn answer(
+        &mut self,
+        source: Source,
+        table: Option<TableSize>,
+        kernel: Vec<(&'static str, u64)>,
+    ) -> Answer {
+        self.publish();
+        let connections =
+            self.selector
+                .select(&self.count.tally, &self.count.hosts, Instant::now());
+        self.count.tally.settle();
+        Answer {
+            source,
+            snapshot: Snapshot {
+                netns: None,
+                connections,
+                table: table.map(|table| report::TableSize {
+                    entries: u64::from(table.entries),
+                    limit: Some(u64::from(table.limit)),
+                }),
+                kernel,
+            },
+        }
+    }
+
+    /// Writes what the ledger counts where it is read.
+    fn publish(&mut self) {
+        let counters = &self.counters;
+        let listens = self.source == Some(Source::Conntrack);
+        let mode = match self.hearing() {
+            Hearing::Nothing => Mode::Dump,
+            Hearing::Ends => Mode::Hybrid,
+            Hearing::Everything => Mode::Events,
+        };
+        counters.mode.set(listens.then_some(mode));
+        let mut buffer = 0;
+        if let Some(events) = &self.events {
+            buffer = events.buffer_bytes() as u64;
+            let drops = events.kernel_drops().unwrap_or_default();
+            counters.events_lost.add(drops.saturating_sub(self.drops));
+            self.drops = drops;
+        }
+        counters.event_buffer_bytes.set(buffer);
+        if let Some(ledger) = &self.ledger {
+            let totals = ledger.totals();
+            let before = std::mem::replace(&mut self.totals, totals);
+            counters.flows_found.add(totals.found - before.found);
+            counters.flows_opened.add(totals.opened - before.opened);
+            counters
+                .flows_picked_up
+                .add(totals.picked_up - before.picked_up);
+            counters.flows_closed.add(totals.closed - before.closed);
+            counters.flows_failed.add(totals.failed - before.failed);
+            counters
+                .flows_forgotten
+                .add(totals.forgotten - before.forgotten);
+            let (flows, bytes) = ledger.size();
+            counters.flows.set(flows as u64);
+            counters.flow_table_bytes.set(bytes as u64);
+        }
+    }
+}
+
+fn ledger<D: Detail>(config: &config::Collector) -> Ledger<D> {
+    let max_flows = usize::try_from(config.max_flows).unwrap_or(usize::MAX);
+    let max_flows = if max_flows == 0 {
+        usize::MAX
+    } else {
+        max_flows
+    };
+    Ledger::new(max_flows, Timeouts::read())
+}
+
+impl<D: Detail> Sink for Desk<D> {
+    fn begin(&mut self, source: Source) {
+        self.count.refresh();
+        match &mut self.ledger {
+            Some(ledger) if !self.crowded => {
+                // What one source knows as a flow, the other does not.
+                if self.source.is_some_and(|before| before != source) {
+                    debug!(
+                        source = source.as_str(),
+                        "following flows of another source"
+                    );
+                    ledger.forget();
+                    self.count.tally.clear();
+                }
+                ledger.begin();
+            }
+            _ => self.count.tally.clear(),
+        }
+        if self.source.replace(source) != Some(source) {
+            self.tune();
+        }
+        self.now = nanoseconds();
+    }
+
+    fn entry(&mut self, entry: &Entry) {
+        match &mut self.ledger {
+            Some(ledger) if !self.crowded => {
+                let mut books = Books {
+                    count: &mut self.count,
+                    counters: &self.counters,
+                };
+                ledger.dumped(entry, self.now, &mut books);
+            }
+            _ => self.count.add(&entry.flow),
+        }
+    }
+
+    fn datagram(&mut self) {
+        self.drain();
+        self.now = nanoseconds();
+    }
+}
+
+/// Now, in nanoseconds since the epoch, as the kernel's timestamps are.
+fn nanoseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
+}
