@@ -9,11 +9,11 @@ use tracing::{debug, info, warn};
 use super::ending::Detail;
 use super::ledger::{Books, Hearing, Ledger, Totals};
 use super::mode::Pace;
-use super::source::Sink;
+use super::source::{Look, Sink};
 use super::{Answer, Count};
 use crate::config::{self, Config};
 use crate::conntrack::sysctl::{Timeouts, events_enabled};
-use crate::conntrack::{Events, Happening, Subscription, TableSize};
+use crate::conntrack::{Drained as Batch, Events, Happening, Subscription, TableSize};
 use crate::flow::Entry;
 use crate::hosts::select::Selector;
 use crate::report::{self, Snapshot, Source};
@@ -21,6 +21,22 @@ use crate::telemetry::{CollectorCounters, EventKind, Mode, Reason as _};
 
 /// Bytes of events that are read before something else gets its turn.
 const DRAIN_BYTES: usize = 4 << 20;
+
+/// A table that is smaller or larger by so many entries than the flows that are
+/// followed let expect, and by so large a part of them, is looked at again.
+const DRIFT: u64 = 1000;
+const DRIFT_PART: u64 = 4;
+
+/// What was read of the events that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drained {
+    /// There were none.
+    Nothing,
+    /// All of them.
+    Wholly,
+    /// As many as it may be at once.
+    Partly,
+}
 
 /// Whether events were lost.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,6 +66,8 @@ pub(super) struct Desk<D> {
     /// Whether there are more flows than may be followed: then dumps alone count.
     crowded: bool,
     counters: Arc<CollectorCounters>,
+    /// Entries that the last dump found beside the flows that are followed.
+    beside: i64,
     /// Whether it was said that no events can be had.
     told: bool,
     /// When the datagram that is read was received, nanoseconds since the epoch.
@@ -72,6 +90,7 @@ impl<D: Detail> Desk<D> {
             source: None,
             crowded: false,
             counters,
+            beside: 0,
             told: false,
             now: nanoseconds(),
         }
@@ -127,8 +146,8 @@ impl<D: Detail> Desk<D> {
         }
     }
 
-    /// Reads the events that wait; whether there are more.
-    pub(super) fn drain(&mut self) -> bool {
+    /// Reads the events that wait.
+    pub(super) fn drain(&mut self) -> Drained {
         let Self {
             events: Some(events),
             ledger: Some(ledger),
@@ -137,7 +156,7 @@ impl<D: Detail> Desk<D> {
             ..
         } = self
         else {
-            return false;
+            return Drained::Nothing;
         };
         let now = nanoseconds();
         let mut kinds = [0_u64; EventKind::ALL.len()];
@@ -159,14 +178,18 @@ impl<D: Detail> Desk<D> {
                 if drained.overruns > 0 {
                     self.overrun(drained.overruns);
                 }
-                !drained.is_dry
+                match drained {
+                    Batch { is_dry: false, .. } => Drained::Partly,
+                    Batch { bytes: 0, .. } => Drained::Nothing,
+                    _ => Drained::Wholly,
+                }
             }
             Err(error) => {
                 counters.errors.add(error.reason(), 1);
                 warn!(%error, "events cannot be read: listening anew");
                 self.losses.in_dump = true;
                 self.close_events();
-                false
+                Drained::Nothing
             }
         }
     }
@@ -175,7 +198,7 @@ impl<D: Detail> Desk<D> {
     /// wait than the buffer holds.
     pub(super) fn catch_up(&mut self) {
         let mut rest = self.events.as_ref().map_or(0, Events::buffer_bytes) / DRAIN_BYTES + 1;
-        while self.drain() && rest > 0 {
+        while self.drain() == Drained::Partly && rest > 0 {
             rest -= 1;
         }
     }
@@ -233,7 +256,12 @@ impl<D: Detail> Desk<D> {
 
     /// After a dump of so many entries: reads the events that waited, which belong to it,
     /// and strikes the balance.
-    pub(super) fn conclude(&mut self, source: Source, entries: u64, took: Duration, now: Instant) {
+    pub(super) fn conclude(&mut self, look: &Look, took: Duration, now: Instant) {
+        let &Look {
+            source,
+            entries,
+            table,
+        } = look;
         self.catch_up();
         let hearing = self.hearing();
         if self.crowded {
@@ -255,6 +283,10 @@ impl<D: Detail> Desk<D> {
             };
             ledger.finish(nanoseconds(), &mut books);
             ledger.hear(hearing);
+            if let Some(table) = table {
+                let flows = i64::try_from(ledger.size().0).unwrap_or(i64::MAX);
+                self.beside = i64::from(table.entries) - flows;
+            }
             if ledger.is_overfull() {
                 warn!(
                     max_flows = self.config.max_flows,
@@ -281,6 +313,17 @@ impl<D: Detail> Desk<D> {
     /// Whether there are more flows than may be followed, so that dumps alone count.
     pub(super) const fn is_crowded(&self) -> bool {
         self.crowded
+    }
+
+    /// Whether the table has another size than the last dump and the events since let
+    /// expect: flows of which no event tells have ended, or events were lost unseen.
+    pub(super) fn drifts(&self, entries: u32) -> bool {
+        let Some(ledger) = self.ledger.as_ref().filter(|_| self.is_current()) else {
+            return false;
+        };
+        let flows = ledger.size().0 as u64;
+        let expected = flows.saturating_add_signed(self.beside);
+        expected.abs_diff(entries.into()) > DRIFT.max(expected / DRIFT_PART)
     }
 
     /// A dump failed.

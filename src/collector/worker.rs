@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::desk::Desk;
+use super::desk::{Desk, Drained};
 use super::ending::Detail;
-use super::source::{Look, Sources};
+use super::source::Sources;
 use super::{Answer, CollectorError};
 use crate::config::Config;
 use crate::conntrack::TableSize;
@@ -28,8 +28,10 @@ const EVENT_BYTES: usize = 1280;
 const EVENTS_PER_MILLISECOND: usize = 250;
 /// How often it is looked whether too much is listened to.
 const SECOND: Duration = Duration::from_secs(1);
-/// After a loss the next dump waits for so many times what the last one took.
+/// After a loss the next dump waits for so many times what the last one took, and for
+/// so many where it only looks as if something was lost.
 const BREATH: u32 = 10;
+const LONG_BREATH: u32 = 50;
 
 /// What the thread is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +50,8 @@ pub(super) struct Worker<D> {
     /// Whether the last look failed: only the first of a row is logged.
     failing: bool,
     last: Option<Last>,
+    /// Whether the table went another way than the flows that are followed.
+    drifts: bool,
 }
 
 /// The last dump.
@@ -67,6 +71,7 @@ impl<D: Detail> Worker<D> {
             asks_kernel: config.report.table,
             failing: false,
             last: None,
+            drifts: false,
         }
     }
 
@@ -105,9 +110,12 @@ impl<D: Detail> Worker<D> {
                     Err(thread_channel::TryRecvError::Disconnected) => return,
                 }
             }
-            more = self.desk.drain();
+            let drained = self.desk.drain();
+            more = drained == Drained::Partly;
             let now = Instant::now();
-            naps_until = self.nap().map(|nap| now + nap);
+            // Where one event came, others follow.
+            let nap = self.nap().filter(|_| drained == Drained::Wholly);
+            naps_until = nap.map(|nap| now + nap);
             if next_second <= now {
                 next_second = now + SECOND;
                 self.desk.second(now);
@@ -125,11 +133,13 @@ impl<D: Detail> Worker<D> {
         if last.source != Source::Conntrack || !self.desk.is_current() {
             return None;
         }
-        let after = if self.desk.has_lost() {
-            SECOND.max(last.took * BREATH)
-        } else {
-            self.desk.pace.resync_after()?
-        };
+        let mut after = self.desk.pace.resync_after()?;
+        if self.drifts {
+            after = after.min(SECOND.max(last.took * LONG_BREATH));
+        }
+        if self.desk.has_lost() {
+            after = after.min(SECOND.max(last.took * BREATH));
+        }
         Some(last.ended + after)
     }
 
@@ -177,6 +187,7 @@ impl<D: Detail> Worker<D> {
             Source::Conntrack => self.sources.table().or(last.table),
             _ => last.table,
         };
+        self.drifts = table.is_some_and(|table| self.desk.drifts(table.entries));
         let kernel = if self.asks_kernel {
             self.sources.kernel_counters()
         } else {
@@ -191,11 +202,7 @@ impl<D: Detail> Worker<D> {
             self.desk.prepare();
             let begun = Instant::now();
             let look = self.sources.look(&mut self.desk);
-            let Look {
-                source,
-                entries,
-                table,
-            } = look.inspect_err(|error| {
+            let look = look.inspect_err(|error| {
                 self.desk.abandon();
                 if !std::mem::replace(&mut self.failing, true) {
                     warn!(%error, "this tick counts no connections");
@@ -207,13 +214,14 @@ impl<D: Detail> Worker<D> {
             let ended = Instant::now();
             let took = ended.duration_since(begun);
             let was_crowded = self.desk.is_crowded();
-            self.desk.conclude(source, entries, took, ended);
+            self.desk.conclude(&look, took, ended);
             self.last = Some(Last {
-                source,
+                source: look.source,
                 ended,
                 took,
-                table,
+                table: look.table,
             });
+            self.drifts = false;
             if self.desk.is_crowded() == was_crowded {
                 return Ok(());
             }

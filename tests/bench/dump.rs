@@ -13,8 +13,9 @@
 )]
 
 use std::hint::black_box;
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Lines};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use conntally::collector::{Count, Sink as _};
@@ -35,6 +36,8 @@ mod inject;
 mod netns;
 
 const ROUNDS: usize = 5;
+/// Reports over which the daemon's cost is averaged.
+const TICKS: u32 = 10;
 const DEFAULT_FLOWS: u32 = 200_000;
 const DEFAULT_HOSTS: u32 = 5_000;
 const LIMIT: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
@@ -110,10 +113,50 @@ fn compare(flows: u32, hosts: u32) {
         "wall / conntrack -L: {:.3} (reach 0.6)",
         ratio(|cost| cost.wall, 2)
     );
+    for (name, mode, reports, reach) in [
+        ("dump", "dump", "", 10),
+        ("events", "events", "", 64),
+        (
+            "events, traffic, durations",
+            "events",
+            "[report]\ntraffic = true\ndurations = true\n",
+            160,
+        ),
+    ] {
+        let daemon = daemon(mode, reports);
+        println!(
+            "daemon, {name}: peak {:.1} MiB (reach {reach}), resident {:.1} MiB, the first dump \
+             {:.0} ms, a tick without a dump {:.1} ms cpu with its report",
+            mebibytes(daemon.peak),
+            mebibytes(daemon.resident),
+            daemon.dump.as_secs_f64() * 1e3,
+            daemon.tick.as_secs_f64() * 1e3,
+        );
+    }
+    after_a_flush();
+}
+
+/// What is left of the daemon's memory when every flow has gone at once.
+fn after_a_flush() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut daemon = Running::start(directory.path(), "events", "");
+    daemon.until("conntrack.hosts:", |hosts| hosts > 0);
+    let before = daemon.memory("VmRSS:");
+    netns::run("conntrack -F");
+    let begun = Instant::now();
+    daemon.until("conntally.collector.flows:", |flows| flows == 0);
+    daemon.until("conntally.uptime_seconds:", |_| true);
     println!(
-        "the daemon's peak memory: {} KiB (reach 10240)",
-        daemon_peak()
+        "daemon, events, after a flush: resident {:.1} MiB of {:.1}, {:.1} s later",
+        mebibytes(daemon.memory("VmRSS:")),
+        mebibytes(before),
+        begun.elapsed().as_secs_f64(),
     );
+}
+
+#[expect(clippy::cast_precision_loss, reason = "KiB of one process")]
+fn mebibytes(kibibytes: u64) -> f64 {
+    kibibytes as f64 / 1024.0
 }
 
 /// The least that a dump costs.
@@ -179,33 +222,105 @@ impl Ours {
     }
 }
 
-/// The most memory that the daemon had resident when it had counted the table
-/// three times, in KiB.
-fn daemon_peak() -> u64 {
+/// What the daemon took. Memory in KiB.
+struct Daemon {
+    peak: u64,
+    resident: u64,
+    /// The first dump.
+    dump: Duration,
+    /// Processor time between two reports.
+    tick: Duration,
+}
+
+/// Runs the daemon until it has reported [`TICKS`] times.
+fn daemon(mode: &str, reports: &str) -> Daemon {
     let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("conntally.toml");
-    let text = "interval = \"1s\"\n[collector]\nsource = \"conntrack\"\n[[output]]\naddress = \"stdout:\"\n";
-    std::fs::write(&config, text).unwrap();
-    let mut daemon = Command::new(env!("CARGO_BIN_EXE_conntally"))
-        .args(["run", "--quiet", "--config"])
-        .arg(config)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(daemon.stdout.take().unwrap()).lines();
-    let mut ticks = (&mut lines)
-        .map_while(Result::ok)
-        .filter(|line| line.starts_with("conntrack.hosts:"));
-    assert!(ticks.nth(2).is_some(), "the daemon ended");
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())).unwrap();
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    peak.unwrap()
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .unwrap()
+    let mut daemon = Running::start(directory.path(), mode, reports);
+    // 0 while the first dump is being made.
+    let dump = daemon.until("conntally.collector.dump.duration_us:", |micros| micros > 0);
+    daemon.until("conntally.uptime_seconds:", |_| true);
+    let before = processor_time(daemon.child.id());
+    for _ in 0..TICKS {
+        daemon.until("conntally.uptime_seconds:", |_| true);
+    }
+    let after = processor_time(daemon.child.id());
+    Daemon {
+        peak: daemon.memory("VmHWM:"),
+        resident: daemon.memory("VmRSS:"),
+        dump: Duration::from_micros(dump),
+        tick: after.saturating_sub(before) / TICKS,
+    }
+}
+
+/// The daemon, and what it prints.
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+impl Running {
+    fn start(directory: &Path, mode: &str, reports: &str) -> Self {
+        let config = directory.join("conntally.toml");
+        let text = format!(
+            "interval = \"1s\"\n[collector]\nsource = \"conntrack\"\nmode = \"{mode}\"\n\
+             resync_interval = \"1h\"\n{reports}[admin]\nsocket = \"\"\n\
+             [[output]]\naddress = \"stdout:\"\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_conntally"))
+            .args(["run", "-q", "-q", "--config"])
+            .arg(config)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// Reads until a line of this start has a value as wanted.
+    fn until(&mut self, start: &str, wanted: impl Fn(u64) -> bool) -> u64 {
+        loop {
+            let line = match self.lines.next() {
+                Some(line) => line.unwrap(),
+                None => panic!("the daemon ended before {start}"),
+            };
+            let value = line
+                .strip_prefix(start)
+                .and_then(|rest| rest.split('|').next()?.parse().ok());
+            if let Some(value) = value.filter(|&value| wanted(value)) {
+                return value;
+            }
+        }
+    }
+
+    /// KiB, of `/proc/PID/status`.
+    fn memory(&self, name: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.unwrap().trim().trim_end_matches(" kB");
+        number.parse().unwrap()
+    }
+}
+
+/// User and system time of a process, in the kernel's ticks of 10 ms.
+fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks: u64 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().unwrap())
+        .sum();
+    Duration::from_millis(10 * ticks)
 }
 
 fn list() {
