@@ -12,8 +12,10 @@
 //! A dump holds its caller inside the system call for as long as the kernel walks
 //! its table, so nothing else runs on this thread.
 
+pub mod command;
 mod desk;
 mod ending;
+pub mod journal;
 mod ledger;
 mod mode;
 mod source;

@@ -17,7 +17,7 @@ use prefix_trie::joint::JointPrefixMap;
 
 use self::local::LocalAddresses;
 use self::ports::EphemeralPorts;
-pub use self::remote::Remote;
+pub use self::remote::{HostName, Remote};
 use crate::config::{self, NatView, PublicInbound};
 use crate::flow::{Beginning, Direction, Flow, Protocol, SctpState, State, TcpState};
 use crate::report::text;
@@ -146,6 +146,22 @@ impl Hosts {
             Remote::Address(address) => Cow::Owned(address.to_string()),
             Remote::Public(_) => Cow::Borrowed(Remote::PUBLIC),
             Remote::Other => Cow::Borrowed(Remote::OTHER),
+        }
+    }
+
+    /// The same, to be kept.
+    #[must_use]
+    pub fn host_name(&self, remote: Remote) -> HostName {
+        match remote {
+            Remote::Named(index) => self
+                .names
+                .get(index as usize)
+                .map_or(HostName::Folded(Remote::OTHER), |name| {
+                    HostName::Name(Arc::clone(name))
+                }),
+            Remote::Address(address) => HostName::Address(address),
+            Remote::Public(_) => HostName::Folded(Remote::PUBLIC),
+            Remote::Other => HostName::Folded(Remote::OTHER),
         }
     }
 

@@ -19,6 +19,7 @@ pub mod agent;
 pub mod cli;
 pub mod collector;
 pub mod config;
+pub mod connections;
 pub mod conntrack;
 pub mod flow;
 pub mod forward;

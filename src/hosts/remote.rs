@@ -1,7 +1,9 @@
 //! What stands for a remote host in the tally, and which addresses are public.
 
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// A remote host, or what several are counted as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +57,27 @@ impl Hash for Remote {
         let (address, kind) = self.words();
         state.write_u128(address);
         state.write_u8(kind);
+    }
+}
+
+/// What a remote host is called; good beyond the configuration that named it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostName {
+    /// A group or an alias.
+    Name(Arc<str>),
+    /// An address that has no name.
+    Address(IpAddr),
+    /// What several hosts are called together.
+    Folded(&'static str),
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Address(address) => address.fmt(f),
+            Self::Folded(name) => f.write_str(name),
+        }
     }
 }
 

@@ -1,0 +1,3 @@
+//! The connections themselves, read when somebody asks and never kept.
+
+pub mod filter;
