@@ -3,6 +3,8 @@
 //! They stop in the order of the flow: listeners drain, the report goes a last
 //! time, and with the last sender gone each output sends what it holds and ends.
 
+use std::io;
+use std::path::Path;
 use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +15,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::collector::{Answer, Collector, CollectorError};
+use crate::admin::{self, Admin};
+use crate::collector::{Answer, Collector, CollectorError, command};
 use crate::config::{self, Config, Format, LineSource};
+use crate::flow::key::KeyHasher;
 use crate::listen::{ListenError, Listener};
 use crate::output::own::OwnListeners;
 use crate::output::{Ending, Fanout, Output};
@@ -35,6 +39,9 @@ pub enum AgentError {
     /// A source that the configuration names refused.
     #[error(transparent)]
     Collector(#[from] CollectorError),
+    /// The collector's thread could not be given a way to be asked.
+    #[error("cannot make a way to the collector's thread: {0}")]
+    Commands(#[source] io::Error),
     /// A stage ended by itself.
     #[error("a stage ended unexpectedly: {0}")]
     Stage(String),
@@ -50,7 +57,7 @@ impl AgentError {
         match self {
             Self::Listen(error) => matches!(error, ListenError::Permission { .. }),
             Self::Collector(error) => error.is_permission(),
-            Self::Stage(_) | Self::Interrupted => false,
+            Self::Commands(_) | Self::Stage(_) | Self::Interrupted => false,
         }
     }
 }
@@ -71,6 +78,11 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
         telemetry.listeners.push((name, Arc::clone(&counters)));
         bound.push((listener, counters));
     }
+    let admin = admin_socket(config)?;
+    let keys = KeyHasher::default();
+    let (handle, commands) = command::channel().map_err(AgentError::Commands)?;
+    // Until the collector takes commands, whoever gives one hears that it does not.
+    drop(commands);
     let own = bound.iter().map(|(listener, _)| listener.address());
     let outputs = Outputs::start(config, &Arc::new(own.collect()), &mut telemetry);
     let _held = Held(telemetry.outputs.clone());
@@ -78,6 +90,10 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     let collector = Collector::start(config, Arc::clone(&telemetry.collector))?;
 
     let mut stages = JoinSet::new();
+    if let Some(admin) = admin {
+        let context = admin::Context::new(config, handle, keys, telemetry.clone());
+        stages.spawn(admin.run(context, stop.clone()));
+    }
     for (listener, counters) in bound {
         stages.spawn(listener.run(Arc::clone(&forwarded), counters, stop.clone()));
     }
@@ -107,7 +123,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
             biased;
             () = stop.cancelled() => break None,
             ended = &mut report => break Some(unexpected("report", ended)),
-            Some(ended) = stages.join_next() => break Some(unexpected("listener", ended)),
+            Some(ended) = stages.join_next() => break Some(unexpected("listener or admin socket", ended)),
             Some(_) = tasks.join_next() => if tasks.is_empty() {
                 info!("nobody reads any output any more: stopping");
                 break None;
@@ -117,7 +133,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     stop.cancel();
     while let Some(ended) = stages.join_next().await {
         if let Err(error) = ended {
-            failure.get_or_insert_with(|| unexpected("listener", Err(error)));
+            failure.get_or_insert_with(|| unexpected("listener or admin socket", Err(error)));
         }
     }
     last_report.cancel();
@@ -128,6 +144,22 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     }
     finish(tasks, &outputs.give_up).await;
     failure.map_or(Ok(()), Err)
+}
+
+/// Binds the admin socket, if there is to be one.
+fn admin_socket(config: &Config) -> Result<Option<Admin>, ListenError> {
+    let path = &config.admin.socket;
+    if path.is_empty() {
+        return Ok(None);
+    }
+    match Admin::bind(Path::new(path), admin::Limits::default()) {
+        Ok(admin) => Ok(Some(admin)),
+        Err(error) if admin::is_dispensable(config, &error) => {
+            warn!(%error, "no admin socket: name another in admin.socket, or turn it off (\"\")");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn unexpected(stage: &str, ended: Result<(), JoinError>) -> AgentError {

@@ -101,7 +101,7 @@ impl Default for Memory {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Path of the control socket.
+    /// Path of the control socket; empty means none.
     pub socket: String,
     /// Address of the HTTP endpoint; empty means none.
     pub http: String,

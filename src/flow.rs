@@ -9,6 +9,7 @@ pub mod key;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -454,4 +455,13 @@ pub struct Entry {
     pub flow: Flow,
     /// What else it tells.
     pub details: Details,
+}
+
+/// The time now, as the kernel tells times of flows: nanoseconds since the epoch.
+#[must_use]
+pub fn nanoseconds_since_epoch() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
 }

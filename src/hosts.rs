@@ -31,6 +31,8 @@ const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 pub struct Placement {
     /// The host that it counts for.
     pub remote: Remote,
+    /// The other end's address, also where `remote` is a group or folded.
+    pub address: IpAddr,
     /// Who dialled, seen from this host.
     pub direction: Direction,
     /// The service's port, if ports are told apart: the one that was dialled
@@ -128,6 +130,7 @@ impl Hosts {
         };
         Some(Placement {
             remote: self.remote(address, direction)?,
+            address,
             direction,
             outward: (direction == Direction::Inbound) == inverted,
             port: (self.ports && flow.protocol.has_ports() && !self.ephemeral.contains(port))

@@ -15,6 +15,7 @@
 //! counter, and every drop has a reason.
 
 pub mod address;
+pub mod admin;
 pub mod agent;
 pub mod cli;
 pub mod collector;

@@ -15,7 +15,7 @@ mod connection;
 mod datagram;
 mod intake;
 pub mod origin;
-mod socket;
+pub(crate) mod socket;
 mod stream;
 mod tracker;
 
@@ -192,13 +192,19 @@ impl Listener {
                 kernel_drops: 0,
             },
         };
+        let place = |path| socket::Place {
+            address,
+            path,
+            owner: &config.owner,
+            mode: config.mode,
+        };
         let (kind, local) = match address {
             Address::UnixStream(path) => {
-                let (listener, file) = socket::unix_stream(config, path)?;
+                let (listener, file) = socket::unix_stream(place(path))?;
                 (streams(Acceptor::Unix(listener), Some(file)), None)
             }
             Address::UnixDatagram(path) => {
-                let (socket, file) = socket::unix_datagram(config, path)?;
+                let (socket, file) = socket::unix_datagram(place(path))?;
                 let socket = datagram::Socket::Unix(socket);
                 (datagrams(socket, Some(file)), None)
             }

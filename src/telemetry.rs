@@ -238,6 +238,25 @@ impl OutputCounters {
     }
 }
 
+reasons! {
+    /// Why the admin socket did not answer.
+    AdminRefusal {
+        /// All its connections were taken.
+        Connections = "connections",
+        /// Another dump was being made.
+        Busy = "busy",
+    }
+}
+
+/// What the admin socket counts.
+#[derive(Debug, Default)]
+pub struct AdminCounters {
+    /// Requests.
+    pub requests: Counter,
+    /// Those, and connections, that were refused for want of room.
+    pub refused: PerReason<AdminRefusal>,
+}
+
 /// Whether a sample is a total so far or a present value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -269,6 +288,8 @@ pub struct Telemetry {
     pub listeners: Vec<(String, Arc<ListenerCounters>)>,
     /// Each output's, by its address.
     pub outputs: Vec<(String, Arc<OutputCounters>)>,
+    /// The admin socket's.
+    pub admin: Arc<AdminCounters>,
 }
 
 impl Telemetry {
@@ -332,6 +353,9 @@ impl Telemetry {
             of.count("output.connects", &output.connects);
             of.reasons("output.errors", &output.errors);
         }
+        of.tag = None;
+        of.count("admin.requests", &self.admin.requests);
+        of.reasons("admin.refused", &self.admin.refused);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where dumps and events come together: they are placed, counted, and answered for.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -14,7 +14,7 @@ use super::{Answer, Count};
 use crate::config::{self, Config};
 use crate::conntrack::sysctl::{Timeouts, events_enabled};
 use crate::conntrack::{Drained as Batch, Events, Happening, Subscription, TableSize};
-use crate::flow::Entry;
+use crate::flow::{Entry, nanoseconds_since_epoch};
 use crate::hosts::select::Selector;
 use crate::report::{self, Snapshot, Source};
 use crate::telemetry::{CollectorCounters, EventKind, Mode, Reason as _};
@@ -92,7 +92,7 @@ impl<D: Detail> Desk<D> {
             counters,
             beside: 0,
             told: false,
-            now: nanoseconds(),
+            now: nanoseconds_since_epoch(),
         }
     }
 
@@ -158,7 +158,7 @@ impl<D: Detail> Desk<D> {
         else {
             return Drained::Nothing;
         };
-        let now = nanoseconds();
+        let now = nanoseconds_since_epoch();
         let mut kinds = [0_u64; EventKind::ALL.len()];
         let mut books = Books { count, counters };
         let drained = events.drain(DRAIN_BYTES, &mut |event| {
@@ -281,7 +281,7 @@ impl<D: Detail> Desk<D> {
                 count: &mut self.count,
                 counters: &self.counters,
             };
-            ledger.finish(nanoseconds(), &mut books);
+            ledger.finish(nanoseconds_since_epoch(), &mut books);
             ledger.hear(hearing);
             if let Some(table) = table {
                 let flows = i64::try_from(ledger.size().0).unwrap_or(i64::MAX);
@@ -438,7 +438,7 @@ impl<D: Detail> Sink for Desk<D> {
         if self.source.replace(source) != Some(source) {
             self.tune();
         }
-        self.now = nanoseconds();
+        self.now = nanoseconds_since_epoch();
     }
 
     fn entry(&mut self, entry: &Entry) {
@@ -456,14 +456,6 @@ impl<D: Detail> Sink for Desk<D> {
 
     fn datagram(&mut self) {
         self.drain();
-        self.now = nanoseconds();
+        self.now = nanoseconds_since_epoch();
     }
-}
-
-/// Now, in nanoseconds since the epoch, as the kernel's timestamps are.
-fn nanoseconds() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-    })
 }

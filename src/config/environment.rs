@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{Config, Listener, Output};
+use super::{Admin, Config, Listener, Output};
 use crate::address::{Address, DEFAULT_PORT};
 use crate::report::text::check_tag;
 
@@ -166,7 +166,8 @@ impl Environment {
 /// The configuration where no file is.
 pub(super) fn defaults(environment: &Environment) -> Result<Config, String> {
     let address = environment.datadog_output()?.unwrap_or(Address::Stdout);
-    let socket = environment.runtime_directory().join("dsd_stream.socket");
+    let directory = environment.runtime_directory();
+    let socket = directory.join("dsd_stream.socket");
     Ok(Config {
         outputs: vec![Output {
             address,
@@ -176,6 +177,10 @@ pub(super) fn defaults(environment: &Environment) -> Result<Config, String> {
             address: Address::UnixStream(socket),
             ..Listener::default()
         }],
+        admin: Admin {
+            socket: directory.join("admin.sock").display().to_string(),
+            ..Admin::default()
+        },
         ..Config::default()
     })
 }

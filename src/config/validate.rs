@@ -91,6 +91,7 @@ impl Config {
                 );
             }
         }
+        self.check_admin(&mut found);
         let memory = &self.memory;
         if !(memory.low > 0.0 && memory.low <= memory.high && memory.high <= 1.0) {
             found.add("memory.low", "0 < low <= high <= 1 must hold");
@@ -99,6 +100,22 @@ impl Config {
             found.add("memory.limit", "write \"auto\" or a size, as in \"64MiB\"");
         }
         found.0
+    }
+
+    fn check_admin(&self, found: &mut Mistakes) {
+        let socket = &self.admin.socket;
+        if socket.is_empty() {
+            return;
+        }
+        // The same rules as for a listener's path.
+        if let Err(error) = format!("unixstream://{socket}").parse::<Address>() {
+            found.add("admin.socket", error.to_string());
+        } else if (self.listeners.iter())
+            .filter_map(|listener| listener.address.path())
+            .any(|path| same_file(path, Path::new(socket)))
+        {
+            found.add("admin.socket", "is the socket of a listener already");
+        }
     }
 
     fn check_collector(&self, found: &mut Mistakes) {
@@ -216,7 +233,7 @@ impl Config {
             (mine.netns != usual.netns, "collector.netns"),
             (self.hosts.names != Names::None, "hosts.names"),
             (self.memory != default.memory, "[memory]"),
-            (self.admin != default.admin, "[admin]"),
+            (self.admin.http != default.admin.http, "admin.http"),
         ] {
             note(differs, key, NOTHING);
         }

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixDatagram, UnixListener, 
 
 use super::ListenError;
 use crate::address::{Address, HostPort};
-use crate::config::{self, Owner};
+use crate::config::{FileMode, Owner};
 
 /// Connections that may wait to be accepted; the system takes less if
 /// `net.core.somaxconn` is less.
@@ -22,7 +22,7 @@ const ACCEPT_QUEUE: u32 = 1024;
 /// The name of a socket in the file system, taken away when this is dropped if it
 /// is still ours.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     identity: Identity,
 }
@@ -57,14 +57,24 @@ impl Drop for SocketFile {
     }
 }
 
+/// A name to be given to a socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// What errors call it.
+    pub(crate) address: &'a Address,
+    /// The path in it.
+    pub(crate) path: &'a Path,
+    /// Whom the file belongs to.
+    pub(crate) owner: &'a Owner,
+    /// Of the file.
+    pub(crate) mode: FileMode,
+}
+
 /// Binds a unix stream socket.
-pub(super) fn unix_stream(
-    config: &config::Listener,
-    path: &Path,
-) -> Result<(UnixListener, SocketFile), ListenError> {
-    let errors = Errors(&config.address);
+pub(crate) fn unix_stream(place: Place<'_>) -> Result<(UnixListener, SocketFile), ListenError> {
+    let errors = Errors(place.address);
     let socket = UnixSocket::new_stream().map_err(errors.while_doing("open a socket"))?;
-    let file = place(&socket, config, path, SocketType::STREAM)?;
+    let file = bind(&socket, place, SocketType::STREAM)?;
     let listener = socket
         .listen(ACCEPT_QUEUE)
         .map_err(errors.while_doing("listen"))?;
@@ -72,36 +82,33 @@ pub(super) fn unix_stream(
 }
 
 /// Binds a unix datagram socket.
-pub(super) fn unix_datagram(
-    config: &config::Listener,
-    path: &Path,
-) -> Result<(UnixDatagram, SocketFile), ListenError> {
-    let errors = Errors(&config.address);
+pub(super) fn unix_datagram(place: Place<'_>) -> Result<(UnixDatagram, SocketFile), ListenError> {
+    let errors = Errors(place.address);
     let socket = UnixSocket::new_datagram().map_err(errors.while_doing("open a socket"))?;
-    let file = place(&socket, config, path, SocketType::DGRAM)?;
+    let file = bind(&socket, place, SocketType::DGRAM)?;
     let socket = socket.datagram().map_err(errors.while_doing("listen"))?;
     Ok((socket, file))
 }
 
 /// Gives a socket its name, owner and mode.
-fn place(
+fn bind(
     socket: &UnixSocket,
-    config: &config::Listener,
-    path: &Path,
+    place: Place<'_>,
     kind: SocketType,
 ) -> Result<SocketFile, ListenError> {
-    let errors = Errors(&config.address);
-    let (user, group) = ids(&config.owner).map_err(|reason| ListenError::Owner {
-        address: config.address.clone(),
+    let Place { address, path, .. } = place;
+    let errors = Errors(address);
+    let (user, group) = ids(place.owner).map_err(|reason| ListenError::Owner {
+        address: address.clone(),
         reason,
     })?;
-    clear_way(path, kind, &config.address)?;
+    clear_way(path, kind, address)?;
     // The file gets the mode of the socket that is bound (unix(7)): no one comes
     // in before it has its owner. A umask would be the whole process's.
     rustix::fs::fchmod(socket, Mode::empty())
         .map_err(|error| errors.of(error.into(), "restrict the socket"))?;
     socket.bind(path).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => ListenError::InUse(config.address.clone()),
+        io::ErrorKind::AddrInUse => ListenError::InUse(address.clone()),
         _ => errors.of(error, "create the socket file"),
     })?;
     let file = SocketFile {
@@ -111,7 +118,7 @@ fn place(
     if user.is_some() || group.is_some() {
         lchown(path, user, group).map_err(errors.while_doing("change its owner"))?;
     }
-    fs::set_permissions(path, Permissions::from_mode(config.mode.0))
+    fs::set_permissions(path, Permissions::from_mode(place.mode.0))
         .map_err(errors.while_doing("change its mode"))?;
     Ok(file)
 }

@@ -26,6 +26,7 @@ fn flow(state: State) -> Flow {
 fn inbound(last: u8) -> Placement {
     Placement {
         remote: Remote::Address(IpAddr::from([10, 0, 0, last])),
+        address: IpAddr::from([10, 0, 0, last]),
         direction: Direction::Inbound,
         port: None,
         outward: false,

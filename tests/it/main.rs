@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod admin;
 mod bad_input;
 mod conntrack;
 mod counting;

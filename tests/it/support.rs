@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod clients;
+pub(crate) mod collector;
 pub(crate) mod daemon;
 pub(crate) mod inject;
 pub(crate) mod lines;

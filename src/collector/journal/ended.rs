@@ -48,12 +48,16 @@ impl Ended {
 
     /// What it may be rolled up by.
     pub(super) fn service(&self) -> Option<Service> {
+        let dialled = || {
+            let (original, _) = self.tuples.as_ref()?;
+            self.protocol.has_ports().then_some(original.dst_port)
+        };
         self.is_short_lived().then(|| Service {
             host: self.host.clone(),
             protocol: self.protocol,
             zone: self.zone,
             direction: self.direction,
-            port: self.port,
+            port: self.port.or_else(dialled),
             end: self.end,
         })
     }
@@ -70,7 +74,7 @@ pub struct Service {
     pub zone: u16,
     /// Who dialled.
     pub direction: Direction,
-    /// The service's port, where it is known.
+    /// The service's port, where it is known: the dialled one if no other.
     pub port: Option<u16>,
     /// How they ended.
     pub end: End,

@@ -41,6 +41,7 @@ fn flow(state: TcpState) -> Flow {
 fn placement(remote: Remote) -> Placement {
     Placement {
         remote,
+        address: [10, 0, 0, 1].into(),
         direction: Direction::Outbound,
         port: None,
         outward: true,

@@ -1,0 +1,380 @@
+//! Doing what a request asks for.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use bytes::Bytes;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Request, Response, StatusCode};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::Context;
+use super::body::{Answered, Body, Gone, Lines, lines, object};
+use super::route::{Question, ROUTES, Route, Unroutable, route};
+use crate::collector::CollectorError;
+use crate::collector::command::{CollectorHandle, CommandError, Description, Flushed, TableRow};
+use crate::collector::journal::JournalError;
+use crate::connections::line::Line;
+use crate::connections::{Reader, Shown};
+use crate::telemetry::{AdminRefusal, Telemetry};
+
+/// Seconds after which it may be worth asking again.
+const RETRY: HeaderValue = HeaderValue::from_static("1");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+
+/// Why a request is not answered as it wants to be.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("there is no such path")]
+    Path,
+    #[error("this path wants {0}")]
+    Method(&'static str),
+    #[error("{0}")]
+    Request(String),
+    #[error("another answer of this kind is being made: one dump runs at a time; try again")]
+    Busy,
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
+    #[error("cannot start a thread for the look: {0}")]
+    Thread(#[source] io::Error),
+    #[error("the look at the connections failed; the log says why")]
+    Look,
+}
+
+impl From<Unroutable> for Refusal {
+    fn from(unroutable: Unroutable) -> Self {
+        match unroutable {
+            Unroutable::Path => Self::Path,
+            Unroutable::Method(method) => Self::Method(method),
+            Unroutable::Request(reason) => Self::Request(reason),
+        }
+    }
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Path | Self::Command(CommandError::Journal(JournalError::UnknownClient(_))) => {
+                StatusCode::NOT_FOUND
+            }
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Request(_) => StatusCode::BAD_REQUEST,
+            Self::Command(CommandError::Journal(_)) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Busy | Self::Command(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Collector(_) | Self::Thread(_) | Self::Look => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct RefusalObject<'a> {
+    r#type: &'static str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "<[RouteObject]>::is_empty")]
+    routes: &'a [RouteObject],
+}
+
+#[derive(Serialize)]
+struct RouteObject {
+    method: &'static str,
+    path: &'static str,
+    does: &'static str,
+}
+
+fn routes() -> [RouteObject; ROUTES.len()] {
+    ROUTES.map(|(method, path, does)| RouteObject { method, path, does })
+}
+
+fn refuse(refusal: &Refusal) -> Response<Body> {
+    let routes = routes();
+    let shown = match refusal {
+        Refusal::Path => &routes[..],
+        _ => &[],
+    };
+    let mut response = whole(&RefusalObject {
+        r#type: "error",
+        message: &refusal.to_string(),
+        routes: shown,
+    });
+    *response.status_mut() = refusal.status();
+    let headers = response.headers_mut();
+    if let Refusal::Method(method) = refusal {
+        headers.insert(ALLOW, HeaderValue::from_static(method));
+    }
+    if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, RETRY);
+    }
+    response
+}
+
+/// A response that is one object.
+fn whole(content: &impl Serialize) -> Response<Body> {
+    let mut bytes = Vec::new();
+    object(&mut bytes, content);
+    let mut response = Response::new(Body::Whole(Some(Bytes::from(bytes))));
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+fn streamed(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, JSON_LINES);
+    response
+}
+
+/// Answers a request; its body, if it has one, is not looked at.
+pub(super) async fn answer<B>(
+    context: Arc<Context>,
+    request: Request<B>,
+) -> Answered<Response<Body>> {
+    context.telemetry.admin.requests.add(1);
+    let answered = match route(request.method(), request.uri()) {
+        Ok(route) => perform(&context, route).await,
+        Err(unroutable) => Err(unroutable.into()),
+    };
+    Ok(answered.unwrap_or_else(|refusal| {
+        tracing::debug!(path = request.uri().path(), %refusal, "request refused");
+        if matches!(refusal, Refusal::Busy) {
+            context.telemetry.admin.refused.add(AdminRefusal::Busy, 1);
+        }
+        refuse(&refusal)
+    }))
+}
+
+#[derive(Serialize)]
+struct RoutesObject<'a> {
+    r#type: &'static str,
+    routes: &'a [RouteObject],
+}
+
+#[derive(Serialize)]
+struct Done {
+    r#type: &'static str,
+}
+
+const DONE: Done = Done { r#type: "done" };
+
+#[derive(Serialize)]
+struct FlushedObject {
+    r#type: &'static str,
+    #[serde(flatten)]
+    flushed: Flushed,
+}
+
+#[derive(Serialize)]
+struct CollectorObject {
+    r#type: &'static str,
+    #[serde(flatten)]
+    description: Description,
+    counters: BTreeMap<String, u64>,
+}
+
+async fn perform(context: &Arc<Context>, route: Route) -> Result<Response<Body>, Refusal> {
+    let collector = &context.collector;
+    Ok(match route {
+        Route::Routes => whole(&RoutesObject {
+            r#type: "routes",
+            routes: &routes(),
+        }),
+        Route::Connections(question) => return connections(context, question).await,
+        Route::RemoveClient(client) => {
+            collector.remove_client(&client).await?;
+            whole(&DONE)
+        }
+        Route::Hide(client, key) => {
+            collector.hide(&client, key).await?;
+            whole(&DONE)
+        }
+        Route::Collector => whole(&CollectorObject {
+            r#type: "collector",
+            description: collector.describe().await?,
+            counters: counters(&context.telemetry),
+        }),
+        Route::Pause => {
+            collector.pause().await?;
+            whole(&DONE)
+        }
+        Route::Resume => {
+            collector.resume().await?;
+            whole(&DONE)
+        }
+        Route::Flush => whole(&FlushedObject {
+            r#type: "flushed",
+            flushed: collector.flush().await?,
+        }),
+        Route::Tables => {
+            let permit = permit(context)?;
+            let (lines, body) = lines();
+            tokio::spawn(tables(collector.clone(), lines, permit));
+            streamed(body)
+        }
+    })
+}
+
+/// The collector's counters, with the reason in the name where there is one.
+fn counters(telemetry: &Telemetry) -> BTreeMap<String, u64> {
+    let mut counters = BTreeMap::new();
+    telemetry.visit(&mut |sample| {
+        if let Some(name) = sample.name.strip_prefix("collector.") {
+            let mut name = name.to_owned();
+            for (_, value) in sample.tags {
+                name.push('.');
+                name.push_str(value);
+            }
+            counters.insert(name, sample.value);
+        }
+    });
+    counters
+}
+
+/// Dumps are made one at a time: each costs the kernel a walk through its table.
+fn permit(context: &Context) -> Result<OwnedSemaphorePermit, Refusal> {
+    Arc::clone(&context.dumps)
+        .try_acquire_owned()
+        .map_err(|_| Refusal::Busy)
+}
+
+async fn connections(
+    context: &Arc<Context>,
+    question: Question,
+) -> Result<Response<Body>, Refusal> {
+    let permit = permit(context)?;
+    let collector = &context.collector;
+    if question.flush {
+        collector.flush().await?;
+    }
+    // First of all: what ends during the look is told behind it, and not missed.
+    let hidden = match &question.client {
+        Some(client) => collector.view(client).await?,
+        None => HashSet::new(),
+    };
+    let (lines, body) = lines();
+    let (opened, is_open) = oneshot::channel();
+    let (looked, look) = oneshot::channel();
+    let (asker, filter) = (Arc::clone(context), question.filter.clone());
+    thread::Builder::new()
+        .name("connections".to_owned())
+        .spawn(move || {
+            let mut lines = lines;
+            let reader = Reader::open(&asker.config, asker.keys.clone());
+            let (told, mut reader) = match reader {
+                Ok(reader) => (Ok(()), Some(reader)),
+                Err(error) => (Err(error), None),
+            };
+            // Who asked may have gone: then nobody needs the look.
+            if opened.send(told).is_err() {
+                return;
+            }
+            if let Some(reader) = &mut reader {
+                let shown = reader.read(&filter, &hidden, &mut |connection| {
+                    let line = Line::connection(connection);
+                    lines.add_blocking(|out| object(out, &line))
+                });
+                let _gone = looked.send((shown, lines));
+            }
+        })
+        .map_err(Refusal::Thread)?;
+    is_open.await.map_err(|_| Refusal::Look)??;
+    let collector = collector.clone();
+    tokio::spawn(async move {
+        // The thread has ended by then, or never began to look.
+        if let Ok((shown, lines)) = look.await {
+            // Nobody is there to be told if it fails.
+            let _gone = conclude(&collector, question, shown, lines).await;
+        }
+        drop(permit);
+    });
+    Ok(streamed(body))
+}
+
+/// What ended comes after what is there: a position moves only once the look went out.
+async fn conclude(
+    collector: &CollectorHandle,
+    question: Question,
+    shown: Result<Shown, CollectorError>,
+    mut lines: Lines,
+) -> Result<(), Gone> {
+    let shown = match shown {
+        Ok(shown) => shown,
+        Err(error) => return give_up(lines, &error.to_string()).await,
+    };
+    let delta = match &question.client {
+        None => None,
+        Some(client) => {
+            // Who has gone has lost nothing yet.
+            lines.flush().await?;
+            match collector.delta(client, &question.filter).await {
+                Ok(delta) => Some(delta),
+                Err(error) => return give_up(lines, &error.to_string()).await,
+            }
+        }
+    };
+    for record in delta.iter().flat_map(|delta| &delta.ended) {
+        let line = Line::ended(record);
+        lines.add(|out| object(out, &line)).await?;
+    }
+    let line = Line::end(shown, delta.as_ref());
+    lines.add(|out| object(out, &line)).await?;
+    lines.finish().await
+}
+
+async fn give_up(mut lines: Lines, message: &str) -> Result<(), Gone> {
+    let line = Line::Error {
+        message: message.into(),
+    };
+    lines.add(|out| object(out, &line)).await?;
+    lines.break_off().await
+}
+
+#[derive(Serialize)]
+struct RowObject<'a> {
+    r#type: &'static str,
+    #[serde(flatten)]
+    row: &'a TableRow,
+}
+
+#[derive(Serialize)]
+struct RowsEnd {
+    r#type: &'static str,
+    rows: u64,
+}
+
+async fn tables(collector: CollectorHandle, mut lines: Lines, permit: OwnedSemaphorePermit) {
+    let all = async {
+        let mut rows = 0;
+        let mut from = 0;
+        loop {
+            let page = match collector.table(from).await {
+                Ok(page) => page,
+                Err(error) => return give_up(lines, &error.to_string()).await,
+            };
+            for row in &page.rows {
+                let row = RowObject {
+                    r#type: "flow",
+                    row,
+                };
+                lines.add(|out| object(out, &row)).await?;
+            }
+            rows += page.rows.len() as u64;
+            match page.next {
+                Some(next) if next > from => from = next,
+                _ => break,
+            }
+        }
+        let end = RowsEnd {
+            r#type: "end",
+            rows,
+        };
+        lines.add(|out| object(out, &end)).await?;
+        lines.finish().await
+    };
+    // Nobody is there to be told if it fails.
+    let _gone = all.await;
+    drop(permit);
+}
