@@ -1,6 +1,7 @@
 //! The command line: what each subcommand is given, and the exit code of each end.
 
 mod check;
+mod connections;
 mod logging;
 mod run;
 mod snapshot;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::admin::client::ClientError;
 use crate::agent::AgentError;
 use crate::collector::CollectorError;
 use crate::config::{self, ConfigError, Environment, Loaded};
@@ -52,6 +54,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Print one look at the kernel's table: a row per remote host.
     Snapshot(snapshot::SnapshotArgs),
+    /// Print the connections themselves, and what ended since a client last asked.
+    Connections(connections::ConnectionsArgs),
 }
 
 /// Which configuration.
@@ -112,6 +116,8 @@ enum CliError {
     Collector(#[from] CollectorError),
     #[error(transparent)]
     Agent(#[from] AgentError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
     #[error("cannot start: {0}")]
@@ -130,12 +136,18 @@ impl CliError {
             Self::Log(_) => Exit::Usage,
             Self::Collector(error) if error.is_permission() => Exit::Permission,
             Self::Agent(error) if error.is_permission() => Exit::Permission,
+            Self::Client(ClientError::NotRunning(_) | ClientError::Off) => Exit::NotRunning,
+            Self::Client(ClientError::Permission(_)) => Exit::Permission,
             // Whoever read our output has seen enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Fine,
             Self::Start(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Exit::Permission
             }
-            Self::Collector(_) | Self::Agent(_) | Self::Output(_) | Self::Start(_) => Exit::Other,
+            Self::Collector(_)
+            | Self::Agent(_)
+            | Self::Client(_)
+            | Self::Output(_)
+            | Self::Start(_) => Exit::Other,
         }
     }
 }
@@ -160,6 +172,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Run(args) => run::run(args, &cli.verbosity, &environment),
         Command::Check(args) => check::check(args, &cli.verbosity, &environment),
         Command::Snapshot(args) => snapshot::snapshot(args, &cli.verbosity, &environment),
+        Command::Connections(args) => connections::connections(args, &cli.verbosity, &environment),
     };
     match outcome {
         Ok(()) => Exit::Fine,

@@ -118,6 +118,7 @@ pub(crate) struct Rig {
     pub(crate) directory: TempDir,
     pub(crate) socket: PathBuf,
     pub(crate) telemetry: Telemetry,
+    pub(crate) keys: KeyHasher,
     acts: mpsc::Sender<Act>,
     stop: CancellationToken,
     threads: Vec<JoinHandle<()>>,
@@ -130,8 +131,8 @@ impl Rig {
         let (handle, commands) = command::channel().unwrap();
         let (acts, to_do) = mpsc::channel();
         let played = thread::spawn(move || Played::default().run(commands, &to_do));
-        let telemetry = Telemetry::default();
-        let context = Context::new(config, handle, KeyHasher::default(), telemetry.clone());
+        let (keys, telemetry) = (KeyHasher::default(), Telemetry::default());
+        let context = Context::new(config, handle, keys.clone(), telemetry.clone());
         let stop = CancellationToken::new();
         let (path, stopped) = (socket.clone(), stop.clone());
         let (bound, is_bound) = mpsc::channel();
@@ -151,6 +152,7 @@ impl Rig {
             directory,
             socket,
             telemetry,
+            keys,
             acts,
             stop,
             threads: vec![played, admin],

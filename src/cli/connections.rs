@@ -1,0 +1,231 @@
+//! `conntally connections`: the connections themselves, by one look of its own or, for
+//! a client, from the running daemon: what is there, and what ended since it last asked.
+//!
+//! Rows are printed as they come and none is kept: JSON as lines, the table in columns
+//! of fixed width, which a longer address pushes aside.
+
+mod table;
+
+use std::collections::HashSet;
+use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
+
+use clap::{Args, ValueEnum};
+use memchr::memchr;
+use tokio::runtime::Builder;
+
+use self::table::Table;
+use super::logging::{self, Role};
+use super::{CliError, ConfigArgs, Verbosity, tell};
+use crate::admin::client::{self, Answer, ClientError};
+use crate::collector::journal::ClientId;
+use crate::config::{Config, Environment};
+use crate::connections::Reader;
+use crate::connections::filter::{self, ConnectionFilter, HostFilter, StateFilter};
+use crate::connections::line::{EndLine, Line};
+use crate::flow::key::KeyHasher;
+use crate::flow::{Direction, Protocol};
+
+/// The longest line of an answer; ours have half a KiB.
+const MAX_LINE_BYTES: usize = 1 << 20;
+
+/// Arguments of `connections`.
+#[derive(Debug, Args)]
+pub(super) struct ConnectionsArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// How connections are printed.
+    #[arg(short, long, value_enum, default_value_t)]
+    format: ConnectionsFormat,
+    /// Ask the running daemon as this client: also prints what ended since it last asked.
+    #[arg(long, value_name = "ID")]
+    client: Option<ClientId>,
+    /// Make every end visible first that the kernel holds back.
+    #[arg(long, requires = "client")]
+    flush: bool,
+    /// Only with these remote hosts: addresses, networks, names of groups and aliases.
+    #[arg(long, value_delimiter = ',')]
+    host: Vec<HostFilter>,
+    /// Only to these ports of a service.
+    #[arg(long, value_delimiter = ',', value_parser = filter::port)]
+    port: Vec<u16>,
+    /// Only in these states: opening, open, closing, closed; the kernel's own, such as
+    /// `time_wait`; failed; refused, timeout, reset, unreachable.
+    #[arg(long, value_delimiter = ',')]
+    state: Vec<StateFilter>,
+    /// Only in these directions: outbound, inbound, forwarded, local.
+    #[arg(long, value_delimiter = ',', value_parser = filter::direction)]
+    direction: Vec<Direction>,
+    /// Only of these protocols.
+    #[arg(long, value_delimiter = ',', value_parser = filter::protocol)]
+    protocol: Vec<Protocol>,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum ConnectionsFormat {
+    /// Columns.
+    #[default]
+    Table,
+    /// One JSON object a line.
+    Json,
+}
+
+pub(super) fn connections(
+    args: &ConnectionsArgs,
+    verbosity: &Verbosity,
+    environment: &Environment,
+) -> Result<(), CliError> {
+    logging::start(Role::Command, verbosity, environment)?;
+    let config = args.config.load(environment)?.config;
+    let filter = ConnectionFilter {
+        hosts: args.host.clone(),
+        ports: args.port.clone(),
+        states: args.state.clone(),
+        directions: args.direction.clone(),
+        protocols: args.protocol.clone(),
+    };
+    let mut print = Print {
+        out: BufWriter::new(io::stdout().lock()),
+        table: match args.format {
+            ConnectionsFormat::Table => Some(Table::default()),
+            ConnectionsFormat::Json => None,
+        },
+    };
+    match &args.client {
+        None => look(&config, &filter, &mut print)?,
+        Some(client) => {
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(CliError::Start)?;
+            let socket = &config.admin.socket;
+            let end = runtime.block_on(async {
+                let answer = client::connections(socket, &filter, client, args.flush).await?;
+                follow(answer, &mut print).await
+            })?;
+            remark(client, &end);
+        }
+    }
+    print.out.flush().map_err(CliError::Output)
+}
+
+fn look<W: Write>(
+    config: &Config,
+    filter: &ConnectionFilter,
+    print: &mut Print<W>,
+) -> Result<(), CliError> {
+    let mut reader = Reader::open(config, KeyHasher::default())?;
+    if let Some(reason) = reader.fallback() {
+        tell(&format!("conntally: {reason}"));
+    }
+    let mut printed = print.begin();
+    let shown = reader.read(filter, &HashSet::new(), &mut |connection| {
+        if printed.is_ok() {
+            printed = print.line(&Line::connection(connection), None);
+        }
+        match printed {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    })?;
+    printed.map_err(CliError::Output)?;
+    if shown.interrupted {
+        tell(
+            "conntally: the kernel's table changed meanwhile: connections may be missing or double",
+        );
+    }
+    Ok(())
+}
+
+/// Prints an answer as it comes; its last line.
+async fn follow<W: Write>(
+    mut answer: Answer,
+    print: &mut Print<W>,
+) -> Result<EndLine<'static>, CliError> {
+    print.begin().map_err(CliError::Output)?;
+    let mut rest = Vec::new();
+    let mut end = None;
+    while let Some(piece) = answer.piece().await? {
+        rest.extend_from_slice(&piece);
+        let mut lines = &rest[..];
+        while let Some(length) = memchr(b'\n', lines) {
+            let (text, others) = lines.split_at(length + 1);
+            let line = Line::read(text).map_err(|error| {
+                ClientError::BrokeOff(format!("a line is none that this version knows: {error}"))
+            })?;
+            if let Line::Error { message } = line {
+                return Err(ClientError::BrokeOff(message.into_owned()).into());
+            }
+            print.line(&line, Some(text)).map_err(CliError::Output)?;
+            if let Line::End(line) = line {
+                end = Some(EndLine {
+                    source: line.source.into_owned().into(),
+                    ..line
+                });
+            }
+            lines = others;
+        }
+        if lines.len() > MAX_LINE_BYTES {
+            return Err(ClientError::BrokeOff("a line has no end".to_owned()).into());
+        }
+        let read = rest.len() - lines.len();
+        rest.drain(..read);
+        // Whoever looks on sees what came, not what fills a buffer.
+        print.out.flush().map_err(CliError::Output)?;
+    }
+    end.ok_or_else(|| ClientError::BrokeOff("its last line is missing".to_owned()).into())
+}
+
+/// What the rows do not say.
+fn remark(client: &ClientId, end: &EndLine<'_>) {
+    if end.interrupted {
+        tell(
+            "conntally: the kernel's table changed meanwhile: connections may be missing or double",
+        );
+    }
+    let Some(delta) = end.delta else {
+        return;
+    };
+    if delta.since_ms.is_none() {
+        tell(&format!(
+            "conntally: the first question of {client}: what ends from now on is told the next \
+             time, if that is within two minutes"
+        ));
+    }
+    if delta.dropped > 0 {
+        tell(&format!(
+            "conntally: {} more ended, but too many to be kept until now: ask more often",
+            delta.dropped
+        ));
+    }
+    if delta.undecided > 0 {
+        tell(&format!(
+            "conntally: {} more ended of which too little is known to filter them",
+            delta.undecided
+        ));
+    }
+}
+
+struct Print<W: Write> {
+    out: W,
+    /// `None` prints JSON.
+    table: Option<Table>,
+}
+
+impl<W: Write> Print<W> {
+    fn begin(&mut self) -> io::Result<()> {
+        match &self.table {
+            Some(_) => Table::begin(&mut self.out),
+            None => Ok(()),
+        }
+    }
+
+    /// Prints a line, which came as this text.
+    fn line(&mut self, line: &Line<'_>, text: Option<&[u8]>) -> io::Result<()> {
+        match (&mut self.table, text) {
+            (Some(table), _) => table.row(&mut self.out, line),
+            (None, Some(text)) => self.out.write_all(text),
+            (None, None) => line.write(&mut self.out),
+        }
+    }
+}
