@@ -253,7 +253,7 @@ async fn serve(
 /// by hand need not have.
 #[must_use]
 pub fn is_dispensable(config: &Config, error: &ListenError) -> bool {
-    config.admin == crate::config::Admin::default()
+    config.admin.socket == crate::config::Admin::default().socket
         && matches!(
             error,
             ListenError::NoDirectory { .. } | ListenError::Permission { .. }

@@ -150,9 +150,8 @@ async fn follow<W: Write>(
         let mut lines = &rest[..];
         while let Some(length) = memchr(b'\n', lines) {
             let (text, others) = lines.split_at(length + 1);
-            let line = Line::read(text).map_err(|error| {
-                ClientError::BrokeOff(format!("a line is none that this version knows: {error}"))
-            })?;
+            let line = Line::read(text)
+                .map_err(|error| ClientError::BrokeOff(format!("a line is none: {error}")))?;
             if let Line::Error { message } = line {
                 return Err(ClientError::BrokeOff(message.into_owned()).into());
             }

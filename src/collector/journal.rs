@@ -203,7 +203,9 @@ impl Journal {
         } else if wanted > 0 {
             self.ring.push_alone(ended)
         } else {
-            self.ring.skip();
+            for client in self.clients.values_mut() {
+                client.skips.remove(&position);
+            }
             return;
         };
         self.counts.recorded += 1;

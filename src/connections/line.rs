@@ -36,6 +36,9 @@ pub enum Line<'a> {
         #[serde(borrow)]
         message: Cow<'a, str>,
     },
+    /// Of a daemon that is newer than the command.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A connection that is there now.

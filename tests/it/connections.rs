@@ -1,10 +1,12 @@
 //! `conntally connections` on a table whose entries are known, and beside a daemon.
 
+use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use conntally::admin::Limits;
 use conntally::config::{Config, SourceChoice};
@@ -150,6 +152,50 @@ fn a_reader_who_has_seen_enough_is_no_error() {
             let ended = Program::start(clean("sh").args(["-c", &line])).wait();
             assert_eq!(ended.stdout.lines().count(), 1);
             assert_eq!(ended.stderr, "code 0\n");
+        }
+    });
+}
+
+/// The most memory that a look took until it had printed all but a few of its lines.
+fn peak_kib(format: &str, count: usize) -> usize {
+    let directory = tempfile::tempdir().unwrap();
+    let body = "[collector]\nsource = \"conntrack\"\n[hosts]\nlocal = [\"10.0.0.0/8\"]\n";
+    let config = configuration(directory.path(), body);
+    let mut look = clean(binary())
+        .args(["connections", "--format", format, "--config"])
+        .arg(config)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(look.stdout.take().unwrap()).lines();
+    // What is left is more than a pipe and the buffers at its ends hold: it still runs.
+    assert_eq!(lines.by_ref().take(count - 2_000).count(), count - 2_000);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", look.id())).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    let peak = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    lines.for_each(drop);
+    assert!(look.wait().unwrap().success());
+    peak
+}
+
+#[test]
+fn a_look_at_many_connections_takes_the_memory_of_a_few() {
+    isolated(&[], || {
+        let flows = |from, to| {
+            let state = State::Tcp(TcpState::Established);
+            let flow = move |n| inject::flow(Protocol::Tcp, state, inject::v4(n, 100));
+            inject::inject((from..to).map(flow));
+        };
+        let formats = ["table", "json"];
+        flows(0, 4_000);
+        let few = formats.map(|format| peak_kib(format, 4_000));
+        flows(4_000, 60_000);
+        let many = formats.map(|format| peak_kib(format, 60_000));
+        for (few, many) in few.into_iter().zip(many) {
+            assert!(many < few + 2_048, "{few} KiB, {many} KiB");
         }
     });
 }

@@ -116,7 +116,7 @@ impl Table {
                 }
                 .write(out)
             }
-            Line::End(_) | Line::Error { .. } => Ok(()),
+            Line::End(_) | Line::Error { .. } | Line::Unknown => Ok(()),
         }
     }
 }

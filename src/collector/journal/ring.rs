@@ -140,7 +140,9 @@ impl Ring {
 
     /// From here on, nothing is added to the records that are there.
     pub(super) fn seal(&mut self) {
-        self.growing.clear();
+        if !self.growing.is_empty() {
+            self.growing = HashMap::default();
+        }
     }
 
     /// Records from this position on, in their order.

@@ -502,3 +502,14 @@ fn skipped(journal: &Journal, client: &str, key: u64) -> Vec<u64> {
         })
         .collect()
 }
+
+#[test]
+fn a_record_takes_no_more_than_the_limits_say() {
+    // Its box, and its place in the ring.
+    assert!(
+        size_of::<Ended>() + size_of::<(u64, Record)>() <= 320,
+        "{}",
+        size_of::<Ended>()
+    );
+    assert!(size_of::<RolledUp>() <= size_of::<Ended>());
+}
