@@ -65,6 +65,9 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// The longest wait for a reader who does not read.
     pub stall_timeout: Duration,
+    /// The longest life of a connection: one who reads a byte now and then would keep
+    /// others from a look for ever.
+    pub answer_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -72,7 +75,9 @@ impl Default for Limits {
         Self {
             connections: 16,
             request_timeout: Duration::from_secs(5),
-            stall_timeout: Duration::from_secs(10),
+            // Somebody may look at the first screen of many.
+            stall_timeout: Duration::from_secs(30),
+            answer_timeout: Duration::from_secs(600),
         }
     }
 }
@@ -234,17 +239,20 @@ async fn serve(
 ) {
     let answer = service_fn(|request| answer::answer(Arc::clone(&context), request));
     let stream = TokioIo::new(Stall::new(stream, limits.stall_timeout));
-    let served = http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.request_timeout)
         .max_buf_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADERS)
         .keep_alive(false)
-        .serve_connection(stream, answer)
-        .await;
-    if let Err(error) = served {
-        let error: &dyn std::error::Error = &error;
-        tracing::debug!(error, "an admin connection ended early");
+        .serve_connection(stream, answer);
+    match timeout(limits.answer_timeout, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::debug!(error, "an admin connection ended early");
+        }
+        Err(_) => tracing::debug!("an admin connection took too long"),
     }
     drop(permit);
 }
@@ -271,6 +279,21 @@ pub(crate) fn is_absent(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_directory_is_forgiven_at_the_default_path_alone() {
+        let error = |path: &str| ListenError::NoDirectory {
+            address: Address::UnixStream(path.into()),
+            directory: "/nowhere".into(),
+        };
+        let mut config = Config::default();
+        let path = config.admin.socket.clone();
+        assert!(is_dispensable(&config, &error(&path)));
+        let taken = ListenError::InUse(Address::UnixStream(path.into()));
+        assert!(!is_dispensable(&config, &taken));
+        config.admin.socket = "/nowhere/admin.sock".to_owned();
+        assert!(!is_dispensable(&config, &error("/nowhere/admin.sock")));
+    }
 
     #[test]
     fn whoever_is_turned_away_gets_a_whole_response() {

@@ -216,6 +216,25 @@ fn an_output_that_is_an_own_listener_is_refused() {
 }
 
 #[test]
+fn the_admin_socket_is_a_path_of_its_own_or_none() {
+    for (socket, part) in [
+        ("run/admin.sock", "must be absolute"),
+        ("/run/a", "is the socket of a listener already"),
+    ] {
+        let text = format!(
+            "[admin]\nsocket = \"{socket}\"\n[[listener]]\naddress = \"unixgram:///run/a\"\n"
+        );
+        let error = read(&text).unwrap_err();
+        assert!(
+            error.contains("conntally.toml:2:10: admin.socket: "),
+            "{error}"
+        );
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(read("[admin]\nsocket = \"\"\n").is_ok());
+}
+
+#[test]
 fn an_own_listener_behind_a_link_is_recognised() {
     let directory = tempfile::tempdir().unwrap();
     let real = directory.path().join("real");

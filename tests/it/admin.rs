@@ -291,10 +291,20 @@ fn one_dump_runs_at_a_time_and_ends_with_the_one_who_asked() {
 
 #[test]
 fn a_reader_who_does_not_read_is_let_go() {
-    let limits = Limits {
+    let stall = Limits {
         stall_timeout: Duration::from_millis(50),
         ..Limits::default()
     };
+    let too_long = Limits {
+        answer_timeout: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    for limits in [stall, too_long] {
+        let_go(limits);
+    }
+}
+
+fn let_go(limits: Limits) {
     let rig = Rig::start(&sockets(), limits);
     fill(&rig);
     let mut slow = send(&rig.socket, "GET", "/connections?client=slow&port=443");
@@ -365,4 +375,21 @@ fn stopping_takes_the_socket_away_and_cuts_off_who_waits() {
     let _directory = rig.stop();
     assert!(!socket.exists());
     assert_eq!(waits.read(&mut [0; 1]).unwrap_or(0), 0);
+}
+
+#[test]
+fn without_a_configuration_file_the_socket_is_in_the_runtime_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = clean(binary());
+    command
+        .arg("run")
+        .env("RUNTIME_DIRECTORY", directory.path());
+    let mut daemon = Program::start(&mut command);
+    daemon.until("it listens", |daemon| {
+        daemon.stderr.contains("admin socket bound")
+    });
+    let socket = directory.path().join("admin.sock");
+    assert_eq!(ask(&socket, "GET", "/").status, 200);
+    daemon.stop();
+    assert!(!socket.exists());
 }

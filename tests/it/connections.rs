@@ -292,6 +292,22 @@ fn keys_of_the_daemon_are_those_of_its_hasher() {
 }
 
 #[test]
+fn an_answer_that_breaks_off_is_an_error_and_nothing_is_lost_by_it() {
+    let mut config = Config::default();
+    config.collector.source = SourceChoice::Sockets;
+    let rig = Rig::start(&config, Limits::default());
+    ask(&rig, &[]);
+    rig.record(vec![ended(1, End::Closed)]);
+    rig.act(|played| played.is_deaf = true);
+    let broken = ask(&rig, &["--state", "closed"]);
+    assert_eq!(broken.code, Some(1));
+    assert!(broken.stderr.contains("broke off"), "{}", broken.stderr);
+    rig.act(|played| played.is_deaf = false);
+    let told = lines(&ask(&rig, &["--format", "json", "--state", "closed"]));
+    assert_eq!(told[0]["type"], "ended", "{told:?}");
+}
+
+#[test]
 fn a_flush_is_asked_for_with_a_flag() {
     let mut config = Config::default();
     config.collector.source = SourceChoice::Sockets;

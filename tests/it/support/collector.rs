@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use conntally::admin::{Admin, Context, Limits};
 use conntally::collector::command::{
-    self, Command, Commands, Description, Flushed, TABLE_PAGE, TablePage, TableRow,
+    self, Command, Commands, Description, Flushed, JournalCommand, TABLE_PAGE, TablePage, TableRow,
 };
 use conntally::collector::journal::{Ended, Journal};
 use conntally::config::Config;
@@ -33,12 +33,15 @@ pub(crate) struct Played {
     pub(crate) journal: Journal,
     /// What a flush announces.
     pub(crate) pending: Vec<Ended>,
+    /// Whether it leaves the question what ended without an answer.
+    pub(crate) is_deaf: bool,
     paused: bool,
 }
 
 impl Played {
     fn answer(&mut self, command: Command) {
         match command {
+            Command::Journal(JournalCommand::Ask { .. }) if self.is_deaf => {}
             Command::Journal(command) => command.answer(&mut self.journal, Instant::now()),
             Command::Describe(reply) => {
                 let description = Description {
