@@ -81,13 +81,16 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     let admin = admin_socket(config)?;
     let keys = KeyHasher::default();
     let (handle, commands) = command::channel().map_err(AgentError::Commands)?;
-    // Until the collector takes commands, whoever gives one hears that it does not.
-    drop(commands);
     let own = bound.iter().map(|(listener, _)| listener.address());
     let outputs = Outputs::start(config, &Arc::new(own.collect()), &mut telemetry);
     let _held = Held(telemetry.outputs.clone());
     let forwarded = Arc::new(outputs.forwarded);
-    let collector = Collector::start(config, Arc::clone(&telemetry.collector))?;
+    let collector = Collector::start(
+        config,
+        commands,
+        keys.clone(),
+        Arc::clone(&telemetry.collector),
+    )?;
 
     let mut stages = JoinSet::new();
     if let Some(admin) = admin {

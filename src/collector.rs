@@ -18,6 +18,7 @@ mod ending;
 pub mod journal;
 mod ledger;
 mod mode;
+mod orders;
 mod source;
 mod table;
 mod worker;
@@ -31,10 +32,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc;
 use tracing::{debug, error, warn};
 
+use self::command::Commands;
 use self::ending::{Detail, Story};
 pub use self::source::{CollectorError, Look, Sink, Sources};
 use self::worker::{Request, Worker};
 use crate::config::Config;
+use crate::flow::key::KeyHasher;
 use crate::flow::{Entry, Flow};
 use crate::hosts::Hosts;
 use crate::hosts::local::{LocalAddresses, LocalWatch};
@@ -150,21 +153,27 @@ impl Drop for Collector {
 }
 
 impl Collector {
-    /// Opens the sources and starts the thread. `None` when the source is off.
+    /// Opens the sources and starts the thread, which takes commands too. `None` when
+    /// the source is off.
     ///
     /// # Errors
     /// Fails when a source that the configuration names refuses.
     pub fn start(
         config: &Config,
+        commands: Commands,
+        keys: KeyHasher,
         counters: Arc<CollectorCounters>,
     ) -> Result<Option<Self>, CollectorError> {
         let Some(sources) = Sources::open(&config.collector, Arc::clone(&counters))? else {
             return Ok(None);
         };
         if config.report.traffic || config.report.durations {
-            Self::spawn(Worker::<Story>::new(config, sources, counters)).map(Some)
+            Self::spawn(Worker::<Story>::new(
+                config, sources, commands, keys, counters,
+            ))
+            .map(Some)
         } else {
-            Self::spawn(Worker::<()>::new(config, sources, counters)).map(Some)
+            Self::spawn(Worker::<()>::new(config, sources, commands, keys, counters)).map(Some)
         }
     }
 

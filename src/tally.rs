@@ -121,6 +121,12 @@ pub struct HostRow {
 pub struct RowId(u32);
 
 impl RowId {
+    /// The number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
     const fn index(self) -> usize {
         self.0 as usize
     }

@@ -6,21 +6,28 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::ending::Detail;
-use super::ledger::{Books, Hearing, Ledger, Totals};
+use super::command::{TABLE_PAGE, TablePage, TableRow};
+use super::ending::{Detail, end_of, is_over};
+use super::journal::{Ended, Journal};
+use super::ledger::{Books, Gone, Hearing, Ledger, Totals, marks_of};
 use super::mode::Pace;
 use super::source::{Look, Sink};
 use super::{Answer, Count};
 use crate::config::{self, Config};
 use crate::conntrack::sysctl::{Timeouts, events_enabled};
 use crate::conntrack::{Drained as Batch, Events, Happening, Subscription, TableSize};
+use crate::flow::key::KeyHasher;
 use crate::flow::{Entry, nanoseconds_since_epoch};
 use crate::hosts::select::Selector;
+use crate::hosts::{Hosts, Remote};
 use crate::report::{self, Snapshot, Source};
 use crate::telemetry::{CollectorCounters, EventKind, Mode, Reason as _};
 
 /// Bytes of events that are read before something else gets its turn.
 const DRAIN_BYTES: usize = 4 << 20;
+
+/// Connections that are told of at most before they leave the table.
+const MOST_OVER: usize = 65_536;
 
 /// A table that is smaller or larger by so many entries than the flows that are
 /// followed let expect, and by so large a part of them, is looked at again.
@@ -68,6 +75,11 @@ pub(super) struct Desk<D> {
     counters: Arc<CollectorCounters>,
     /// Entries that the last dump found beside the flows that are followed.
     beside: i64,
+    pub(super) journal: Journal,
+    /// What a dump is to find that is over but still in the table.
+    over: Option<Vec<Ended>>,
+    /// Why this mode, in a sentence.
+    pub(super) why: String,
     /// Whether it was said that no events can be had.
     told: bool,
     /// When the datagram that is read was received, nanoseconds since the epoch.
@@ -75,13 +87,13 @@ pub(super) struct Desk<D> {
 }
 
 impl<D: Detail> Desk<D> {
-    pub(super) fn new(config: &Config, counters: Arc<CollectorCounters>) -> Self {
+    pub(super) fn new(config: &Config, keys: KeyHasher, counters: Arc<CollectorCounters>) -> Self {
         let follows = D::IS_KEPT || config.collector.mode != config::CollectorMode::Dump;
         Self {
             config: config.collector.clone(),
             count: Count::new(config),
             selector: Selector::new(config.hosts.max),
-            ledger: follows.then(|| ledger(&config.collector)),
+            ledger: follows.then(|| ledger(&config.collector, keys)),
             pace: Pace::new(&config.collector, config.interval.0),
             events: None,
             drops: 0,
@@ -91,6 +103,9 @@ impl<D: Detail> Desk<D> {
             crowded: false,
             counters,
             beside: 0,
+            journal: Journal::default(),
+            over: None,
+            why: String::new(),
             told: false,
             now: nanoseconds_since_epoch(),
         }
@@ -172,6 +187,8 @@ impl<D: Detail> Desk<D> {
         for (&kind, count) in EventKind::ALL.iter().zip(kinds) {
             counters.events.add(kind, count);
         }
+        self.record_ends();
+        let counters = &self.counters;
         match drained {
             Ok(drained) => {
                 counters.undecoded.add(drained.undecoded);
@@ -225,6 +242,7 @@ impl<D: Detail> Desk<D> {
             return false;
         };
         warn!("{message}");
+        self.why = message;
         self.counters.mode_changes.add(1);
         self.tune();
         true
@@ -299,12 +317,14 @@ impl<D: Detail> Desk<D> {
                 return;
             }
         }
+        self.record_ends();
         self.counters.resyncs.add(1);
         if source == Source::Conntrack
             && self.ledger.is_some()
             && let Some(message) = self.pace.dumped(took, now)
         {
             info!("{message}");
+            self.why = message;
             self.counters.mode_changes.add(1);
             self.tune();
         }
@@ -343,6 +363,103 @@ impl<D: Detail> Desk<D> {
         self.is_known() && self.hearing() == Hearing::Everything
     }
 
+    /// Hands the ends of flows to those who want to know.
+    fn record_ends(&mut self) {
+        let Some(ledger) = &mut self.ledger else {
+            return;
+        };
+        let at = nanoseconds_since_epoch() / 1_000_000;
+        for gone in ledger.take_ends() {
+            self.journal.record(ended(gone, at, &self.count.hosts));
+        }
+    }
+
+    /// Keeps ends only where somebody wants to know.
+    pub(super) fn watch_ends(&mut self) {
+        let follows = self.journal.is_followed();
+        if let Some(ledger) = &mut self.ledger {
+            ledger.watch_ends(follows);
+        }
+    }
+
+    /// Lets the next dump note what is over but still in the table.
+    pub(super) fn look_for_over(&mut self) {
+        self.over = Some(Vec::new());
+    }
+
+    fn note_over(&mut self, Entry { flow, details }: &Entry) {
+        let Some(placement) = self.count.hosts.place(flow, &self.count.local) else {
+            return;
+        };
+        let Some(ledger) = &self.ledger else {
+            return;
+        };
+        let ended = Ended {
+            at: self.now / 1_000_000,
+            key: ledger.keys().key(&flow.original, flow.protocol, flow.zone),
+            tuples: Some((flow.original, flow.reply)),
+            host: self.count.hosts.host_name(placement.remote),
+            address: Some(placement.address),
+            protocol: flow.protocol,
+            zone: flow.zone,
+            direction: placement.direction,
+            port: placement.port,
+            end: end_of(flow.protocol, flow.state, marks_of(flow, details)),
+            duration: None,
+            traffic: details.traffic,
+        };
+        if let Some(over) = self.over.as_mut().filter(|over| over.len() < MOST_OVER) {
+            over.push(ended);
+        }
+    }
+
+    /// Tells of what was noted; of how many.
+    pub(super) fn announce_over(&mut self) -> u64 {
+        let over = self.over.take().unwrap_or_default();
+        let journal = &mut self.journal;
+        over.into_iter()
+            .map(|ended| u64::from(journal.announce(ended)))
+            .sum()
+    }
+
+    /// Pauses: nothing is listened to.
+    pub(super) fn rest(&mut self) {
+        self.close_events();
+    }
+
+    /// What is followed, bytes that it takes, and the buffer of the event socket.
+    pub(super) fn sizes(&self) -> (usize, usize, Option<usize>) {
+        let (flows, bytes) = self.ledger.as_ref().map_or((0, 0), Ledger::size);
+        (flows, bytes, self.events.as_ref().map(Events::buffer_bytes))
+    }
+
+    /// A page of the flow table.
+    pub(super) fn page(&self, from: u64) -> TablePage {
+        let Some(ledger) = &self.ledger else {
+            return TablePage::default();
+        };
+        let (flows, next) = ledger.page(from, TABLE_PAGE);
+        let rows = flows.into_iter().map(|kept| TableRow {
+            key: kept.key(),
+            row: kept.row.number(),
+            state: kept.state().as_str(),
+            flags: kept.marks.names(),
+        });
+        TablePage {
+            rows: rows.collect(),
+            next,
+        }
+    }
+
+    /// The mode that what is heard comes to.
+    pub(super) fn mode(&self) -> Mode {
+        match self.hearing() {
+            Hearing::Nothing => Mode::Dump,
+            Hearing::Ends => Mode::Hybrid,
+            Hearing::Everything => Mode::Events,
+        }
+    }
+
     /// A tick: what there is now, and what happened since the last.
     pub(super) fn answer(
         &mut self,
@@ -373,12 +490,7 @@ impl<D: Detail> Desk<D> {
     fn publish(&mut self) {
         let counters = &self.counters;
         let listens = self.source == Some(Source::Conntrack);
-        let mode = match self.hearing() {
-            Hearing::Nothing => Mode::Dump,
-            Hearing::Ends => Mode::Hybrid,
-            Hearing::Everything => Mode::Events,
-        };
-        counters.mode.set(listens.then_some(mode));
+        counters.mode.set(listens.then_some(self.mode()));
         let mut buffer = 0;
         if let Some(events) = &self.events {
             buffer = events.buffer_bytes() as u64;
@@ -407,14 +519,39 @@ impl<D: Detail> Desk<D> {
     }
 }
 
-fn ledger<D: Detail>(config: &config::Collector) -> Ledger<D> {
+/// A flow that ended, as the journal has it.
+fn ended(gone: Gone, at: u64, hosts: &Hosts) -> Ended {
+    let Gone { series, tuples, .. } = gone;
+    let address = match (series.remote, &tuples) {
+        (Remote::Address(address) | Remote::Public(address), _) => Some(address),
+        (_, Some((original, _))) if gone.outward => Some(original.dst),
+        (_, Some((original, _))) => Some(original.src),
+        _ => None,
+    };
+    Ended {
+        at,
+        key: gone.key,
+        tuples,
+        host: hosts.host_name(series.remote),
+        address,
+        protocol: gone.protocol,
+        zone: gone.zone,
+        direction: series.direction,
+        port: series.port,
+        end: gone.end,
+        duration: gone.lasted.map(Duration::from_nanos),
+        traffic: gone.traffic,
+    }
+}
+
+fn ledger<D: Detail>(config: &config::Collector, keys: KeyHasher) -> Ledger<D> {
     let max_flows = usize::try_from(config.max_flows).unwrap_or(usize::MAX);
     let max_flows = if max_flows == 0 {
         usize::MAX
     } else {
         max_flows
     };
-    Ledger::new(max_flows, Timeouts::read())
+    Ledger::new(max_flows, Timeouts::read(), keys)
 }
 
 impl<D: Detail> Sink for Desk<D> {
@@ -442,6 +579,9 @@ impl<D: Detail> Sink for Desk<D> {
     }
 
     fn entry(&mut self, entry: &Entry) {
+        if self.over.is_some() && is_over(entry.flow.state) {
+            self.note_over(entry);
+        }
         match &mut self.ledger {
             Some(ledger) if !self.crowded => {
                 let mut books = Books {

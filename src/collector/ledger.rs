@@ -18,7 +18,7 @@
 
 mod flow;
 
-pub(super) use self::flow::{Books, Gone};
+pub(super) use self::flow::{Books, Gone, marks_of};
 use self::flow::{Told, begin, begin_late, count_traffic, learn, learn_end, settle};
 use super::ending::Detail;
 use super::table::{FlowTable, Found, Kept, Marks};
@@ -98,9 +98,9 @@ pub(super) struct Ledger<D> {
 
 impl<D: Detail> Ledger<D> {
     /// An empty one that follows at most so many flows.
-    pub(super) fn new(max_flows: usize, timeouts: Timeouts) -> Self {
+    pub(super) fn new(max_flows: usize, timeouts: Timeouts, keys: KeyHasher) -> Self {
         Self {
-            keys: KeyHasher::default(),
+            keys,
             table: FlowTable::new(),
             epoch: 0,
             stage: Stage::Unknown,
@@ -443,28 +443,24 @@ impl<D: Detail> Ledger<D> {
         self.stage.is_known()
     }
 
-    #[expect(dead_code, reason = "read by the journal")]
+    /// What flows are known by.
+    pub(super) const fn keys(&self) -> &KeyHasher {
+        &self.keys
+    }
+
     /// Keeps ends to be read, or no more.
     pub(super) fn watch_ends(&mut self, watch: bool) {
         self.gone = watch.then(|| self.gone.take().unwrap_or_default());
     }
 
-    #[expect(dead_code, reason = "read by the journal")]
-    /// The ends since the last call.
-    pub(super) fn take_ends(&mut self) -> std::vec::Drain<'_, Gone> {
-        self.gone.get_or_insert_default().drain(..)
+    /// The ends since the last call, of those that are watched.
+    pub(super) fn take_ends(&mut self) -> impl Iterator<Item = Gone> {
+        self.gone.as_mut().map(std::mem::take).into_iter().flatten()
     }
 
-    #[expect(dead_code, reason = "read by the journal")]
-    /// What flows are known by here.
-    pub(super) fn keys(&self) -> &KeyHasher {
-        &self.keys
-    }
-
-    #[expect(dead_code, reason = "read by the journal")]
-    /// Every flow: key, row, state, and what it has been through.
-    pub(super) fn flows(&self) -> impl Iterator<Item = &Kept<D>> {
-        self.table.iter()
+    /// Some flows from a place on, as [`FlowTable::page`].
+    pub(super) fn page(&self, from: u64, most: usize) -> (Vec<&Kept<D>>, Option<u64>) {
+        self.table.page(from, most)
     }
 }
 

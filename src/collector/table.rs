@@ -62,6 +62,25 @@ impl Marks {
         self.0 &= !marks.0;
     }
 
+    /// The names of those that are set.
+    pub(super) fn names(self) -> Vec<&'static str> {
+        [
+            (Self::REPLIED, "replied"),
+            (Self::OPENED, "opened"),
+            (Self::GOODBYE, "goodbye"),
+            (Self::MUTE, "mute"),
+            (Self::FOUND, "found"),
+            (Self::TOUCHED, "touched"),
+            (Self::DEAD, "dead"),
+            (Self::OUTWARD, "outward"),
+            (Self::PICKED_UP, "picked_up"),
+            (Self::DIFFERED, "differed"),
+        ]
+        .into_iter()
+        .filter_map(|(mark, name)| self.has(mark).then_some(name))
+        .collect()
+    }
+
     /// These, if the condition holds.
     pub(super) const fn when(self, holds: bool) -> Self {
         if holds { self } else { Self(0) }
@@ -173,9 +192,24 @@ impl<D> FlowTable<D> {
         Some(there.remove().0)
     }
 
-    /// Every flow, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Kept<D>> {
-        self.shards.iter().flatten()
+    /// Some flows from a place on, and the place of those behind them, if there are any.
+    /// A place is a shard and how many of its flows were shown: good for as long as the
+    /// table does not change, and for about the rest of it after.
+    pub(super) fn page(&self, from: u64, most: usize) -> (Vec<&Kept<D>>, Option<u64>) {
+        let [high, low] = [from >> 32, from & u64::from(u32::MAX)];
+        let mut shard = usize::try_from(high).unwrap_or(usize::MAX);
+        let mut shown = usize::try_from(low).unwrap_or(usize::MAX);
+        let mut page = Vec::new();
+        while let Some(flows) = self.shards.get(shard) {
+            let before = page.len();
+            page.extend(flows.iter().skip(shown).take(most - before));
+            shown += page.len() - before;
+            if page.len() == most {
+                return (page, Some((shard as u64) << 32 | shown as u64));
+            }
+            (shard, shown) = (shard + 1, 0);
+        }
+        (page, None)
     }
 
     /// Shows every flow, drops those for which `keep` is false, and gives back memory
@@ -246,7 +280,24 @@ mod tests {
         assert!(table.remove(key(1)).is_none());
         assert!(matches!(table.find(key(1)), Some(Found::New(_))));
         assert!(matches!(table.find(key(9_999)), Some(Found::Known(_))));
-        assert_eq!((table.len(), table.iter().count()), (5_000, 5_000));
+        assert_eq!(table.len(), 5_000);
+    }
+
+    #[test]
+    fn pages_show_every_flow_once() {
+        let mut table = FlowTable::new();
+        fill(&mut table, 0..1_000);
+        let mut keys = Vec::new();
+        let mut from = Some(0);
+        while let Some(place) = from {
+            let (page, next) = table.page(place, 64);
+            assert!(page.len() <= 64);
+            keys.extend(page.iter().map(|kept| kept.key()));
+            from = next;
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 1_000);
     }
 
     #[test]

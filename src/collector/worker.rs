@@ -11,12 +11,14 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::command::Commands;
 use super::desk::{Desk, Drained};
 use super::ending::Detail;
 use super::source::Sources;
 use super::{Answer, CollectorError};
 use crate::config::Config;
 use crate::conntrack::TableSize;
+use crate::flow::key::KeyHasher;
 use crate::report::Source;
 use crate::telemetry::CollectorCounters;
 
@@ -43,35 +45,45 @@ pub(super) enum Request {
 /// What the thread keeps from tick to tick.
 #[derive(Debug)]
 pub(super) struct Worker<D> {
-    sources: Sources,
-    desk: Desk<D>,
+    pub(super) sources: Sources,
+    pub(super) desk: Desk<D>,
+    commands: Commands,
+    /// Whether it was told to read nothing.
+    pub(super) paused: bool,
     /// Whether the kernel's own counters are reported.
     asks_kernel: bool,
     /// Whether the last look failed: only the first of a row is logged.
     failing: bool,
-    last: Option<Last>,
-    /// Whether the table went another way than the flows that are followed.
-    drifts: bool,
+    pub(super) last: Option<Last>,
 }
 
 /// The last dump.
 #[derive(Clone, Copy, Debug)]
-struct Last {
-    source: Source,
-    ended: Instant,
-    took: Duration,
-    table: Option<TableSize>,
+pub(super) struct Last {
+    pub(super) source: Source,
+    pub(super) ended: Instant,
+    pub(super) took: Duration,
+    pub(super) table: Option<TableSize>,
+    /// Whether the table has gone another way since than the flows that are followed.
+    drifts: bool,
 }
 
 impl<D: Detail> Worker<D> {
-    pub(super) fn new(config: &Config, sources: Sources, counters: Arc<CollectorCounters>) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        sources: Sources,
+        commands: Commands,
+        keys: KeyHasher,
+        counters: Arc<CollectorCounters>,
+    ) -> Self {
         Self {
             sources,
-            desk: Desk::new(config, counters),
+            desk: Desk::new(config, keys, counters),
+            commands,
+            paused: false,
             asks_kernel: config.report.table,
             failing: false,
             last: None,
-            drifts: false,
         }
     }
 
@@ -110,6 +122,9 @@ impl<D: Detail> Worker<D> {
                     Err(thread_channel::TryRecvError::Disconnected) => return,
                 }
             }
+            while let Some(command) = self.commands.take() {
+                self.obey(command);
+            }
             let drained = self.desk.drain();
             more = drained == Drained::Partly;
             let now = Instant::now();
@@ -118,7 +133,11 @@ impl<D: Detail> Worker<D> {
             naps_until = nap.map(|nap| now + nap);
             if next_second <= now {
                 next_second = now + SECOND;
-                self.desk.second(now);
+                if !self.paused {
+                    self.desk.second(now);
+                }
+                self.desk.journal.expire(now);
+                self.desk.watch_ends();
             }
             if self.due().is_some_and(|due| due <= now) {
                 // A failure is said there; the next attempt is the next tick's.
@@ -128,13 +147,13 @@ impl<D: Detail> Worker<D> {
     }
 
     /// When the next dump is due without a tick: never where each tick makes one.
-    fn due(&self) -> Option<Instant> {
-        let last = self.last?;
+    pub(super) fn due(&self) -> Option<Instant> {
+        let last = self.last.filter(|_| !self.paused)?;
         if last.source != Source::Conntrack || !self.desk.is_current() {
             return None;
         }
         let mut after = self.desk.pace.resync_after()?;
-        if self.drifts {
+        if last.drifts {
             after = after.min(SECOND.max(last.took * LONG_BREATH));
         }
         if self.desk.has_lost() {
@@ -156,13 +175,14 @@ impl<D: Detail> Worker<D> {
         let left = until.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).ok();
         let wake_fd = PollFd::new(wake, PollFlags::IN);
+        let commands = PollFd::new(&self.commands, PollFlags::IN);
         let _woken = match self.desk.events.as_ref().filter(|_| listens) {
             Some(events) => {
                 let events = events.as_fd();
                 let events = PollFd::from_borrowed_fd(events, PollFlags::IN);
-                poll(&mut [wake_fd, events], timeout.as_ref())
+                poll(&mut [wake_fd, commands, events], timeout.as_ref())
             }
-            None => poll(&mut [wake_fd], timeout.as_ref()),
+            None => poll(&mut [wake_fd, commands], timeout.as_ref()),
         };
         // An interrupted wait is a short one.
         let mut taken = [0; 8];
@@ -179,7 +199,8 @@ impl<D: Detail> Worker<D> {
                 .resync_after()
                 .is_some_and(|after| last.ended.elapsed() < after)
         });
-        if !(self.desk.is_current() || rests && self.desk.is_known()) {
+        let knows = self.desk.is_current() || rests && self.desk.is_known();
+        if !knows && !self.paused {
             self.look().ok()?;
         }
         let last = self.last?;
@@ -187,7 +208,8 @@ impl<D: Detail> Worker<D> {
             Source::Conntrack => self.sources.table().or(last.table),
             _ => last.table,
         };
-        self.drifts = table.is_some_and(|table| self.desk.drifts(table.entries));
+        let drifts = table.is_some_and(|table| self.desk.drifts(table.entries));
+        self.last = Some(Last { drifts, ..last });
         let kernel = if self.asks_kernel {
             self.sources.kernel_counters()
         } else {
@@ -197,7 +219,7 @@ impl<D: Detail> Worker<D> {
     }
 
     /// Makes a dump; another where there are more flows than may be followed.
-    fn look(&mut self) -> Result<(), CollectorError> {
+    pub(super) fn look(&mut self) -> Result<(), CollectorError> {
         loop {
             self.desk.prepare();
             let begun = Instant::now();
@@ -220,8 +242,8 @@ impl<D: Detail> Worker<D> {
                 ended,
                 took,
                 table: look.table,
+                drifts: false,
             });
-            self.drifts = false;
             if self.desk.is_crowded() == was_crowded {
                 return Ok(());
             }

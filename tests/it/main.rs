@@ -4,6 +4,7 @@
 
 mod admin;
 mod bad_input;
+mod clients;
 mod connections;
 mod conntrack;
 mod counting;

@@ -9,24 +9,26 @@ use crate::conntrack::Event;
 use crate::conntrack::sysctl::Timeouts;
 use crate::flow::key::FlowKey;
 use crate::flow::{
-    Beginning, ConnectionState, Details, End, Entry, Protocol, State, Status, Traffic, Tuple,
+    Beginning, ConnectionState, Details, End, Entry, Flow, Protocol, State, Status, Traffic, Tuple,
 };
+use crate::tally::Series;
 use crate::telemetry::{CollectorCounters, Correction};
 
 /// A flow that has ended.
-#[derive(Clone, Debug)]
-#[expect(dead_code, reason = "read by the journal")]
+#[derive(Clone, Copy, Debug)]
 pub(in crate::collector) struct Gone {
     pub(in crate::collector) key: FlowKey,
     /// Where an event told of the end; the original and the reply way.
     pub(in crate::collector) tuples: Option<(Tuple, Tuple)>,
     pub(in crate::collector) protocol: Protocol,
     pub(in crate::collector) zone: u16,
-    pub(in crate::collector) row: crate::tally::RowId,
+    pub(in crate::collector) series: Series,
     pub(in crate::collector) end: End,
     /// Nanoseconds.
     pub(in crate::collector) lasted: Option<u64>,
-    /// Sent and received, where known.
+    /// Whether packets of the original way went to the remote host.
+    pub(in crate::collector) outward: bool,
+    /// Of the original and the reply way, where the kernel counts.
     pub(in crate::collector) traffic: Option<[Traffic; 2]>,
 }
 
@@ -52,6 +54,7 @@ pub(super) struct Told {
     left: u32,
     tuples: Option<(Tuple, Tuple)>,
     protocol: Option<(Protocol, u16)>,
+    traffic: Option<[Traffic; 2]>,
 }
 
 impl Told {
@@ -62,6 +65,7 @@ impl Told {
             left: 0,
             tuples: None,
             protocol: None,
+            traffic: None,
         }
     }
 
@@ -73,6 +77,7 @@ impl Told {
             left: details.timeout.unwrap_or_default(),
             tuples: Some((flow.original, flow.reply)),
             protocol: Some((flow.protocol, flow.zone)),
+            traffic: details.traffic,
         }
     }
 }
@@ -171,14 +176,21 @@ pub(super) fn learn_end<D: Detail>(
 }
 
 pub(super) fn note<D>(kept: &mut Kept<D>, state: State, status: Status) {
+    kept.marks.set(marks(state, status));
+}
+
+fn marks(state: State, status: Status) -> Marks {
     let general = state.general();
     let replied = status.has(Status::SEEN_REPLY);
     let assured = status.has(Status::ASSURED);
-    kept.marks.set(
-        Marks::REPLIED.when(replied)
-            | Marks::OPENED.when(assured || general == ConnectionState::Open)
-            | (Marks::OPENED | Marks::GOODBYE).when(general == ConnectionState::Closing),
-    );
+    Marks::REPLIED.when(replied)
+        | Marks::OPENED.when(assured || general == ConnectionState::Open)
+        | (Marks::OPENED | Marks::GOODBYE).when(general == ConnectionState::Closing)
+}
+
+/// What a flow has been through, as far as one look tells.
+pub(in crate::collector) fn marks_of(flow: &Flow, details: &Details) -> Marks {
+    marks(flow.state, flow.status) | Marks::GOODBYE.when(details.fin_seen)
 }
 
 pub(super) fn count_traffic<D: Detail>(
@@ -244,10 +256,11 @@ pub(super) fn settle<D: Detail>(
             tuples: told.tuples,
             protocol,
             zone,
-            row: kept.row,
+            series,
             end,
             lasted,
-            traffic: None,
+            outward: kept.marks.has(Marks::OUTWARD),
+            traffic: told.traffic,
         });
     }
 }

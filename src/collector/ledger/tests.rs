@@ -88,7 +88,7 @@ impl<D: Detail> Bench<D> {
 
     fn deaf() -> Self {
         Self {
-            ledger: Ledger::new(usize::MAX, Timeouts::default()),
+            ledger: Ledger::new(usize::MAX, Timeouts::default(), KeyHasher::default()),
             count: Count::new(&Config::default()),
             counters: CollectorCounters::default(),
             now: 1000 * SECOND,
