@@ -14,6 +14,7 @@ mod events;
 mod listen;
 mod local_addresses;
 mod log;
+mod modes;
 mod output;
 mod real_clients;
 mod real_receivers;

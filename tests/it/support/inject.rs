@@ -29,6 +29,11 @@ pub(crate) fn inject(flows: impl IntoIterator<Item = Flow>) {
     request(NEW, CREATE, flows);
 }
 
+/// Puts the entry of each flow into its state.
+pub(crate) fn update(flows: impl IntoIterator<Item = Flow>) {
+    request(NEW, NLM_F_REQUEST, flows);
+}
+
 /// Takes the entry of each flow out.
 pub(crate) fn delete(flows: impl IntoIterator<Item = Flow>) {
     request(DELETE, NLM_F_REQUEST, flows);

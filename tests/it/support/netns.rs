@@ -112,6 +112,11 @@ impl Peer {
 
     /// Makes it, with a veth pair to the thread's namespace, addresses on both ends.
     pub(crate) fn connected() -> Self {
+        Self::cabled("veth", Self::HERE, Self::THERE)
+    }
+
+    /// The same by a cable of this name, with these addresses, IPv4 and IPv6 each.
+    pub(crate) fn cabled(cable: &str, here: [&str; 2], there: [&str; 2]) -> Self {
         let made = thread::spawn(|| {
             enter_new().unwrap();
             run("ip link set lo up");
@@ -121,10 +126,10 @@ impl Peer {
         let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
         let peer = Self { namespace };
         run(&format!(
-            "ip link add veth0 type veth peer name veth1 netns {path}"
+            "ip link add {cable}0 type veth peer name {cable}1 netns {path}"
         ));
-        bring_up("veth0", Self::HERE);
-        peer.run(|| bring_up("veth1", Self::THERE));
+        bring_up(&format!("{cable}0"), here);
+        peer.run(|| bring_up(&format!("{cable}1"), there));
         peer
     }
 
