@@ -70,18 +70,23 @@ impl Pace {
         std::mem::replace(&mut self.tells, tells) != tells
     }
 
-    /// Which events are wanted now.
+    /// Which events are listened to now.
     pub(super) fn hearing(&self) -> Hearing {
-        if !self.tells {
-            return Hearing::Nothing;
+        if self.tells {
+            self.wanted().min(self.load.limit)
+        } else {
+            Hearing::Nothing
         }
-        let wanted = match self.choice {
+    }
+
+    /// Which events would be, whatever the load.
+    const fn wanted(&self) -> Hearing {
+        match self.choice {
             CollectorMode::Dump => Hearing::Nothing,
             CollectorMode::Events => Hearing::Everything,
             CollectorMode::Auto if self.is_costly => Hearing::Everything,
             CollectorMode::Auto | CollectorMode::Hybrid => Hearing::Ends,
-        };
-        wanted.min(self.load.limit)
+        }
     }
 
     /// The mode that this comes to.
@@ -151,7 +156,11 @@ impl Pace {
     /// What to say if that changed what is listened to.
     pub(super) fn second(&mut self, overran: bool, now: Instant) -> Option<String> {
         let before = self.mode();
-        match self.load.second(overran, now)? {
+        let turn = self.load.second(overran, self.wanted(), now)?;
+        if self.mode() == before {
+            return None;
+        }
+        match turn {
             Turn::Down => Some(format!(
                 "events come faster than they can be taken: from mode {} to {} for {:.0?}",
                 before.as_str(),
@@ -193,11 +202,11 @@ impl Load {
         }
     }
 
-    fn second(&mut self, overran: bool, now: Instant) -> Option<Turn> {
+    fn second(&mut self, overran: bool, wanted: Hearing, now: Instant) -> Option<Turn> {
         self.seconds = (self.seconds << 1 | u32::from(overran)) & ((1 << WINDOW) - 1);
         let since = self.changed.map(|at| now.duration_since(at));
         if TOO_MANY <= self.seconds.count_ones() {
-            let lower = match self.limit {
+            let lower = match wanted.min(self.limit) {
                 Hearing::Everything => Hearing::Ends,
                 Hearing::Ends => Hearing::Nothing,
                 Hearing::Nothing => return None,
@@ -227,3 +236,6 @@ impl Load {
         self.changed = Some(now);
     }
 }
+
+#[cfg(test)]
+mod tests;
