@@ -568,6 +568,9 @@ impl<D: Detail> Sink for Desk<D> {
                     ledger.forget();
                     self.count.tally.clear();
                 }
+                if D::IS_KEPT {
+                    ledger.set_timeouts(Timeouts::read());
+                }
                 ledger.begin();
             }
             _ => self.count.tally.clear(),

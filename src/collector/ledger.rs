@@ -19,7 +19,7 @@
 mod flow;
 
 pub(super) use self::flow::{Books, Gone, marks_of};
-use self::flow::{Told, begin, begin_late, count_traffic, learn, learn_end, settle};
+use self::flow::{Told, begin, begin_late, count_traffic, learn, learn_end, settle, state_since};
 use super::ending::Detail;
 use super::table::{FlowTable, Found, Kept, Marks};
 use crate::conntrack::sysctl::Timeouts;
@@ -113,6 +113,11 @@ impl<D: Detail> Ledger<D> {
         }
     }
 
+    /// How long entries stay once nothing happens to them any more.
+    pub(super) fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
+    }
+
     /// From now on these events come.
     pub(super) fn hear(&mut self, hearing: Hearing) {
         self.hearing = hearing;
@@ -159,7 +164,12 @@ impl<D: Detail> Ledger<D> {
     pub(super) fn dumped(&mut self, entry: &Entry, now: u64, books: &mut Books<'_>) {
         let flow = &entry.flow;
         let key = self.keys.key(&flow.original, flow.protocol, flow.zone);
-        let is_full = self.max_flows <= self.table.len();
+        let is_full = self.is_full();
+        let since = if D::IS_KEPT {
+            state_since(entry, &self.timeouts, now)
+        } else {
+            now
+        };
         match self.table.find(key) {
             Some(Found::Known(kept)) => {
                 if kept.marks.has(Marks::DEAD) {
@@ -190,7 +200,7 @@ impl<D: Detail> Ledger<D> {
                     Some(flow.state),
                     flow.status,
                     &entry.details,
-                    now,
+                    since,
                     books,
                 );
                 kept.marks.set(Marks::DIFFERED.when(turned));
@@ -219,7 +229,7 @@ impl<D: Detail> Ledger<D> {
                     Some(flow.state),
                     flow.status,
                     &entry.details,
-                    now,
+                    since,
                     books,
                 );
                 if self.stage == Stage::First {
@@ -289,7 +299,7 @@ impl<D: Detail> Ledger<D> {
 
     fn began(&mut self, key: FlowKey, event: &Event, now: u64, books: &mut Books<'_>) {
         let touched = Marks::TOUCHED.when(self.stage.is_dumping());
-        let is_full = self.max_flows <= self.table.len();
+        let is_full = self.is_full();
         match self.table.find(key) {
             Some(Found::Known(kept)) => {
                 if kept.marks.has(Marks::FOUND) {
@@ -341,7 +351,7 @@ impl<D: Detail> Ledger<D> {
             ..
         } = event;
         let touched = Marks::TOUCHED.when(self.stage.is_dumping());
-        let is_full = self.max_flows <= self.table.len();
+        let is_full = self.is_full();
         match self.table.find(key) {
             Some(Found::Known(kept)) => {
                 if kept.marks.has(Marks::DEAD) {
@@ -421,6 +431,12 @@ impl<D: Detail> Ledger<D> {
         } else if let Some(kept) = self.table.remove(key) {
             settle(&kept, &told, &self.timeouts, &mut self.totals, gone, books);
         }
+    }
+
+    /// Whether no more flows may be followed. Only where there is a limit is it worth
+    /// counting them at each event.
+    fn is_full(&self) -> bool {
+        self.max_flows != usize::MAX && self.max_flows <= self.table.len()
     }
 
     /// Flows that are followed, and what they take, bytes.

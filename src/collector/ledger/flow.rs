@@ -14,6 +14,9 @@ use crate::flow::{
 use crate::tally::Series;
 use crate::telemetry::{CollectorCounters, Correction};
 
+/// In nanoseconds.
+const SECOND: u64 = 1_000_000_000;
+
 /// A flow that has ended.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::collector) struct Gone {
@@ -130,7 +133,24 @@ pub(super) fn begin_late<D>(
     }
 }
 
-/// Takes in what is told of a flow; what is not told stays as it was.
+/// When a flow that a dump shows came to be in its state, as far as the seconds that its
+/// entry has left tell.
+pub(super) fn state_since(entry: &Entry, timeouts: &Timeouts, now: u64) -> u64 {
+    let Entry { flow, details } = entry;
+    details.timeout.map_or(now, |left| {
+        let timeout = timeouts.of(flow.protocol, flow.state);
+        now.saturating_sub(waited(timeout, left))
+    })
+}
+
+/// Nanoseconds that an entry with this timeout has waited when it has so many seconds
+/// left. The kernel leaves out what is less than a second: on average, half of one.
+fn waited(timeout: u32, left: u32) -> u64 {
+    (u64::from(timeout.saturating_sub(left)) * SECOND).saturating_sub(SECOND / 2)
+}
+
+/// Takes in what is told of a flow; what is not told stays as it was. `now`: when it came
+/// to be in that state.
 pub(super) fn learn<D: Detail>(
     kept: &mut Kept<D>,
     state: Option<State>,
@@ -274,12 +294,24 @@ pub(super) fn lifetime<D: Detail>(
     timeouts: &Timeouts,
 ) -> Option<u64> {
     let (began, over) = kept.detail.life();
-    let over = over.unwrap_or_else(|| {
-        let timeout = timeouts
-            .of(protocol, kept.state())
-            .saturating_sub(told.left);
-        let ended = told.stopped.unwrap_or(told.at);
-        ended.saturating_sub(u64::from(timeout) * 1_000_000_000)
-    });
+    let timeout = timeouts.of(protocol, kept.state());
+    let whole = u64::from(timeout) * SECOND;
+    let over = match (over, told.stopped) {
+        // Which the kernel tells to the tick, where nothing says that the entry had
+        // another timeout.
+        (Some(over), Some(stopped))
+            if told.left == 0 && over.abs_diff(stopped.saturating_sub(whole)) <= SECOND =>
+        {
+            stopped.saturating_sub(whole)
+        }
+        (Some(over), _) => over,
+        (None, _) => {
+            let waited = match told.left {
+                0 => whole,
+                left => waited(timeout, left),
+            };
+            told.stopped.unwrap_or(told.at).saturating_sub(waited)
+        }
+    };
     Some(over.saturating_sub(began?))
 }

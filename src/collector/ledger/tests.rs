@@ -381,6 +381,38 @@ fn a_connection_lasts_from_its_first_packet_to_the_last_before_its_entry_waits()
 }
 
 #[test]
+fn what_an_entry_has_left_tells_when_its_connection_was_over() {
+    // Of 120 seconds; a dump a minute after the end does not make it last longer.
+    for (left, stopped, lasted) in [
+        // Half a second either way: deleted, or no times are kept.
+        (90, None, 9.5),
+        // To the tick, where it expires by itself, unless that cannot be.
+        (90, Some(130), 10.0),
+        (90, Some(150), 9.5),
+        (90, Some(100), 9.5),
+        // A timeout of its own, which nobody knows.
+        (900, None, 39.0),
+    ] {
+        let mut bench: Bench<Story> = Bench::listening();
+        let began = bench.now;
+        bench.hear(New, 1, SYN_SENT);
+        bench.now += 39 * SECOND;
+        let mut shown = entry(1, TIME_WAIT);
+        shown.details.timeout = Some(left);
+        bench.ledger.begin();
+        bench.with(|ledger, now, books| ledger.dumped(&shown, now, books));
+        bench.finish();
+        bench.now += 300 * SECOND;
+        let mut end = event(Destroy, 1, TIME_WAIT);
+        end.entry.details.stopped = stopped.map(|after| began + after * SECOND);
+        bench.with(|ledger, now, books| ledger.event(&end, now, books));
+        let activity = bench.activity();
+        let (kept, _) = activity.durations.samples().next().unwrap();
+        assert_eq!(kept, [lasted], "{left} {stopped:?}");
+    }
+}
+
+#[test]
 fn traffic_is_counted_from_dumps_and_at_the_end_and_never_twice() {
     let counted = |packets| {
         let of = |packets| Traffic {
