@@ -5,7 +5,6 @@
 
 use std::io;
 use std::path::Path;
-use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,16 +15,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
-use crate::collector::{Answer, Collector, CollectorError, command};
+use crate::collector::{CollectorError, Collectors, command};
 use crate::config::{self, Config, Format, LineSource};
 use crate::flow::key::KeyHasher;
 use crate::listen::{ListenError, Listener};
 use crate::output::own::OwnListeners;
 use crate::output::{Ending, Fanout, Output};
-use crate::report::{Process, Reporter, Source, resident_bytes};
+use crate::report::{Process, Reporter, Snapshot, resident_bytes};
 use crate::telemetry::{OutputCounters, Telemetry};
 
-/// How long the last look at the kernel's table may take.
+/// How long the last look at the kernel's tables may take.
 const LAST_LOOK: Duration = Duration::from_secs(2);
 /// How long outputs may go on sending once their last sender is gone.
 const OUTPUT_GRACE: Duration = Duration::from_secs(5);
@@ -85,12 +84,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     let outputs = Outputs::start(config, &Arc::new(own.collect()), &mut telemetry);
     let _held = Held(telemetry.outputs.clone());
     let forwarded = Arc::new(outputs.forwarded);
-    let collector = Collector::start(
-        config,
-        commands,
-        keys.clone(),
-        Arc::clone(&telemetry.collector),
-    )?;
+    let collectors = Collectors::start(config, &mut telemetry, commands, keys.clone())?;
 
     let mut stages = JoinSet::new();
     if let Some(admin) = admin {
@@ -109,13 +103,12 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
             outputs.untagged,
         ),
         telemetry,
-        source: Source::Off,
         started: Instant::now(),
     };
     let last_report = CancellationToken::new();
     let mut report = tokio::spawn(report(
         voice,
-        collector,
+        collectors,
         config.interval.0,
         last_report.clone(),
     ));
@@ -268,72 +261,41 @@ async fn finish(mut tasks: JoinSet<Ending>, give_up: &CancellationToken) {
 struct Voice {
     reporter: Reporter,
     telemetry: Telemetry,
-    source: Source,
     started: Instant,
 }
 
 impl Voice {
-    async fn report(&mut self, answer: Option<Answer>) {
-        if let Some(answer) = &answer {
-            self.source = answer.source;
-        }
+    async fn report(&mut self, snapshots: &[Snapshot]) {
         let process = Process {
-            source: self.source,
             started: self.started,
             resident: resident_bytes(),
         };
         let now = Instant::now();
         self.reporter
-            .report(
-                answer
-                    .as_ref()
-                    .map_or(&[], |answer| slice::from_ref(&answer.snapshot)),
-                &self.telemetry,
-                &process,
-                now,
-            )
+            .report(snapshots, &self.telemetry, &process, now)
             .await;
     }
 }
 
-/// Asks the collector at each tick, and sends what it answers and what the agent
+/// Asks the collectors at each tick, and sends what they answer and what the agent
 /// counted itself.
 async fn report(
     mut voice: Voice,
-    mut collector: Option<Collector>,
+    mut collectors: Collectors,
     every: Duration,
     last: CancellationToken,
 ) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let busy = collector.as_ref().is_some_and(Collector::is_busy);
         tokio::select! {
             biased;
             () = last.cancelled() => break,
-            answer = answer(&mut collector), if busy => voice.report(answer).await,
-            _ = ticks.tick() => match &mut collector {
-                Some(collector) => {
-                    if !collector.ask() {
-                        voice.telemetry.collector.skipped.add(1);
-                        voice.report(None).await;
-                    }
-                }
-                None => voice.report(None).await,
-            }
+            snapshots = collectors.report() => voice.report(&snapshots).await,
+            _ = ticks.tick() => collectors.tick(),
         }
     }
-    if let Some(collector) = &mut collector {
-        // Whether it is asked now or was before, an answer comes.
-        collector.ask();
-    }
-    let answer = timeout(LAST_LOOK, answer(&mut collector)).await;
-    voice.report(answer.ok().flatten()).await;
-}
-
-async fn answer(collector: &mut Option<Collector>) -> Option<Answer> {
-    match collector {
-        Some(collector) => collector.answer().await,
-        None => None,
+    for snapshots in collectors.last(LAST_LOOK).await {
+        voice.report(&snapshots).await;
     }
 }

@@ -134,7 +134,9 @@ impl CliError {
             },
             Self::Config(ConfigError::Wrong(_)) => Exit::Config,
             Self::Log(_) => Exit::Usage,
-            Self::Collector(error) if error.is_permission() => Exit::Permission,
+            Self::Collector(error) | Self::Agent(AgentError::Collector(error)) => {
+                of_collector(error)
+            }
             Self::Agent(error) if error.is_permission() => Exit::Permission,
             Self::Client(ClientError::NotRunning(_) | ClientError::Off) => Exit::NotRunning,
             Self::Client(ClientError::Permission(_)) => Exit::Permission,
@@ -143,12 +145,21 @@ impl CliError {
             Self::Start(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Exit::Permission
             }
-            Self::Collector(_)
-            | Self::Agent(_)
-            | Self::Client(_)
-            | Self::Output(_)
-            | Self::Start(_) => Exit::Other,
+            Self::Agent(_) | Self::Client(_) | Self::Output(_) | Self::Start(_) => Exit::Other,
         }
+    }
+}
+
+/// How the program ends where nothing can be counted.
+fn of_collector(error: &CollectorError) -> Exit {
+    if error.is_permission() {
+        Exit::Permission
+    } else if error.is_missing() {
+        Exit::NoFile
+    } else if error.is_misnamed() {
+        Exit::Config
+    } else {
+        Exit::Other
     }
 }
 

@@ -18,22 +18,26 @@ mod ending;
 pub mod journal;
 mod ledger;
 mod mode;
+mod namespaces;
 mod orders;
 mod source;
 mod table;
 mod worker;
 
+use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc as thread_channel;
+use std::task::{Context, Poll};
 use std::thread;
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc;
-use tracing::{debug, error, warn};
+use tracing::{Span, debug, error, warn};
 
 use self::command::Commands;
 use self::ending::{Detail, Story};
+pub use self::namespaces::Collectors;
 pub use self::source::{CollectorError, Look, Sink, Sources};
 use self::worker::{Request, Worker};
 use crate::config::Config;
@@ -153,8 +157,8 @@ impl Drop for Collector {
 }
 
 impl Collector {
-    /// Opens the sources and starts the thread, which takes commands too. `None` when
-    /// the source is off.
+    /// Opens the sources and starts the thread, both in the network namespace of the
+    /// calling thread; it takes commands too. `None` when the source is off.
     ///
     /// # Errors
     /// Fails when a source that the configuration names refuses.
@@ -184,9 +188,10 @@ impl Collector {
         let (requests, asked) = thread_channel::sync_channel(1);
         let (answer, answers) = mpsc::channel(1);
         let woken = Arc::clone(&wake);
+        let span = Span::current();
         thread::Builder::new()
             .name("collector".to_owned())
-            .spawn(move || worker.run(&woken, &asked, &answer))
+            .spawn(move || span.in_scope(|| worker.run(&woken, &asked, &answer)))
             .map_err(CollectorError::Thread)?;
         Ok(Self {
             requests,
@@ -221,9 +226,14 @@ impl Collector {
 
     /// What was asked for; `None` when the kernel did not tell.
     pub async fn answer(&mut self) -> Option<Answer> {
-        let answer = self.answers.recv().await;
-        self.busy = false;
-        answer.flatten()
+        poll_fn(|context| self.poll_answer(context)).await
+    }
+
+    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Option<Answer>> {
+        self.answers.poll_recv(context).map(|answer| {
+            self.busy = false;
+            answer.flatten()
+        })
     }
 }
 

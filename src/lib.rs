@@ -30,6 +30,7 @@ pub mod listen;
 mod log_limit;
 pub mod message;
 pub mod netlink;
+pub mod netns;
 pub mod output;
 pub mod report;
 pub mod sockets;

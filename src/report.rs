@@ -25,6 +25,7 @@ use std::sync::Arc;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
+pub(crate) use self::connections::ZERO_FOR;
 use self::deltas::Deltas;
 use self::lane::Lane;
 pub use self::print::print;
@@ -70,9 +71,19 @@ pub enum Source {
     Off,
 }
 
-impl Source {
-    const ALL: [Self; 3] = [Self::Conntrack, Self::Sockets, Self::Off];
+impl Reason for Source {
+    const ALL: &'static [Self] = &[Self::Conntrack, Self::Sockets, Self::Off];
 
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn as_str(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+impl Source {
     /// The value of the `source` tag.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -109,8 +120,6 @@ pub struct Snapshot {
 /// The daemon itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
-    /// Where connections are read from.
-    pub source: Source,
     /// When it started.
     pub started: Instant,
     /// Resident memory, bytes, where known.
@@ -135,10 +144,8 @@ pub struct Reporter {
     lanes: Vec<Lane>,
     settings: config::Report,
     deltas: Deltas,
-    /// Sources that were reported, so that they are reported as 0 after a change.
-    sources: [bool; Source::ALL.len()],
-    /// Modes that were reported, likewise.
-    modes: [bool; Mode::ALL.len()],
+    /// Of each collector, in their order.
+    reported: Vec<Reported>,
     name: String,
     /// What the agent's counters were at one moment.
     values: Vec<u64>,
@@ -161,8 +168,7 @@ impl Reporter {
             lanes,
             settings: settings.clone(),
             deltas: Deltas::default(),
-            sources: [false; Source::ALL.len()],
-            modes: [false; Mode::ALL.len()],
+            reported: Vec::new(),
             name: String::new(),
             values: Vec::new(),
         }
@@ -236,20 +242,20 @@ impl Reporter {
     }
 
     fn process(&mut self, process: &Process, telemetry: &Telemetry, now: Instant) {
-        let source = |source: &Source| (source.as_str(), *source == process.source);
-        let sources = Source::ALL.iter().map(source);
-        present(
-            &self.lanes,
-            own::SOURCE,
-            "source",
-            sources,
-            &mut self.sources,
-        );
-        let mode = telemetry.collector.mode.get();
-        let modes = Mode::ALL
-            .iter()
-            .map(|each| (each.as_str(), Some(*each) == mode));
-        present(&self.lanes, own::MODE, "mode", modes, &mut self.modes);
+        let collectors = &telemetry.collectors;
+        self.reported
+            .resize_with(collectors.len(), Reported::default);
+        for ((netns, counters), reported) in collectors.iter().zip(&mut self.reported) {
+            let told = |name, key| Told {
+                lanes: &self.lanes,
+                name,
+                key,
+                netns: netns.as_deref(),
+            };
+            let source = counters.source.get().unwrap_or(Source::Off);
+            told(own::SOURCE, "source").present(Some(source), &mut reported.sources);
+            told(own::MODE, "mode").present(counters.mode.get(), &mut reported.modes);
+        }
         let uptime = now.duration_since(process.started).as_secs();
         for lane in &self.lanes {
             lane.own_gauge(own::UPTIME, &[], uptime);
@@ -292,19 +298,35 @@ impl Reporter {
     }
 }
 
-/// Sends 1 for the one value that holds now, and 0 for those that held before.
-fn present(
-    lanes: &[Lane],
-    name: &str,
-    key: &str,
-    values: impl Iterator<Item = (&'static str, bool)>,
-    reported: &mut [bool],
-) {
-    for ((value, holds), reported) in values.zip(reported) {
-        *reported |= holds;
-        if *reported {
-            for lane in lanes {
-                lane.own_gauge(name, &[(key, value)], u64::from(holds));
+/// What one collector was reported to be, so that it is reported as 0 after a change.
+#[derive(Debug, Default)]
+struct Reported {
+    sources: [bool; Source::ALL.len()],
+    modes: [bool; Mode::ALL.len()],
+}
+
+/// A gauge of which one of several values holds in a network namespace.
+struct Told<'a> {
+    lanes: &'a [Lane],
+    name: &'a str,
+    key: &'a str,
+    netns: Option<&'a str>,
+}
+
+impl Told<'_> {
+    /// Sends 1 for the one value that holds now, and 0 for those that held before.
+    fn present<R: Reason + PartialEq>(&self, now: Option<R>, reported: &mut [bool]) {
+        for (&value, reported) in R::ALL.iter().zip(reported) {
+            let holds = now == Some(value);
+            *reported |= holds;
+            if !*reported {
+                continue;
+            }
+            let of_value = [(self.key, value.as_str())];
+            let both = self.netns.map(|netns| [("netns", netns), of_value[0]]);
+            let tags = both.as_ref().map_or(&of_value[..], |both| &both[..]);
+            for lane in self.lanes {
+                lane.own_gauge(self.name, tags, u64::from(holds));
             }
         }
     }

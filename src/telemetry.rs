@@ -282,8 +282,9 @@ pub struct Sample<'a> {
 /// Every counter of the agent, with the names of listeners and outputs.
 #[derive(Clone, Debug, Default)]
 pub struct Telemetry {
-    /// The collector's.
-    pub collector: Arc<CollectorCounters>,
+    /// Each collector's, by the name of its network namespace; `None` for the daemon's
+    /// own, which comes first.
+    pub collectors: Vec<(Option<Arc<str>>, Arc<CollectorCounters>)>,
     /// Each listener's, by its address.
     pub listeners: Vec<(String, Arc<ListenerCounters>)>,
     /// Each output's, by its address.
@@ -296,37 +297,10 @@ impl Telemetry {
     /// Shows each sample to `each`, always in the same order.
     pub fn visit(&self, each: &mut dyn FnMut(Sample<'_>)) {
         let mut of = Visit { each, tag: None };
-        let collector = &*self.collector;
-        of.count("collector.dumps", &collector.dumps);
-        of.count("collector.skipped_ticks", &collector.skipped);
-        of.count("collector.undecoded", &collector.undecoded);
-        of.gauge("collector.dump.entries", collector.last_entries.get());
-        of.gauge(
-            "collector.dump.duration_us",
-            collector.last_dump_micros.get(),
-        );
-        of.reasons("collector.errors", &collector.errors);
-        of.by("collector.events", "kind", &collector.events);
-        of.count("collector.events_lost", &collector.events_lost);
-        of.count("collector.overruns", &collector.overruns);
-        of.count("collector.resyncs", &collector.resyncs);
-        of.count("collector.flows_opened", &collector.flows_opened);
-        of.count("collector.flows_picked_up", &collector.flows_picked_up);
-        of.count("collector.flows_found", &collector.flows_found);
-        of.count("collector.flows_closed", &collector.flows_closed);
-        of.count("collector.flows_failed", &collector.flows_failed);
-        of.count("collector.flows_forgotten", &collector.flows_forgotten);
-        of.by("collector.corrections", "kind", &collector.corrections);
-        of.count("collector.mode_changes", &collector.mode_changes);
-        of.gauge("collector.flows", collector.flows.get());
-        of.gauge(
-            "collector.flow_table_bytes",
-            collector.flow_table_bytes.get(),
-        );
-        of.gauge(
-            "collector.event_buffer_bytes",
-            collector.event_buffer_bytes.get(),
-        );
+        for (netns, collector) in &self.collectors {
+            of.tag = netns.as_deref().map(|name| ("netns", name));
+            of.collector(collector);
+        }
         for (name, listener) in &self.listeners {
             of.tag = Some(("listener", name));
             of.gauge("listener.connections", listener.connections.get());
@@ -372,6 +346,39 @@ impl Visit<'_> {
             tags: self.tag.as_slice(),
             value,
         });
+    }
+
+    fn collector(&mut self, collector: &CollectorCounters) {
+        self.count("collector.dumps", &collector.dumps);
+        self.count("collector.skipped_ticks", &collector.skipped);
+        self.count("collector.undecoded", &collector.undecoded);
+        self.gauge("collector.dump.entries", collector.last_entries.get());
+        self.gauge(
+            "collector.dump.duration_us",
+            collector.last_dump_micros.get(),
+        );
+        self.reasons("collector.errors", &collector.errors);
+        self.by("collector.events", "kind", &collector.events);
+        self.count("collector.events_lost", &collector.events_lost);
+        self.count("collector.overruns", &collector.overruns);
+        self.count("collector.resyncs", &collector.resyncs);
+        self.count("collector.flows_opened", &collector.flows_opened);
+        self.count("collector.flows_picked_up", &collector.flows_picked_up);
+        self.count("collector.flows_found", &collector.flows_found);
+        self.count("collector.flows_closed", &collector.flows_closed);
+        self.count("collector.flows_failed", &collector.flows_failed);
+        self.count("collector.flows_forgotten", &collector.flows_forgotten);
+        self.by("collector.corrections", "kind", &collector.corrections);
+        self.count("collector.mode_changes", &collector.mode_changes);
+        self.gauge("collector.flows", collector.flows.get());
+        self.gauge(
+            "collector.flow_table_bytes",
+            collector.flow_table_bytes.get(),
+        );
+        self.gauge(
+            "collector.event_buffer_bytes",
+            collector.event_buffer_bytes.get(),
+        );
     }
 
     fn count(&mut self, name: &'static str, counter: &Counter) {

@@ -9,10 +9,11 @@ use serde::Serialize;
 
 use super::logging::{self, Role};
 use super::{CliError, ConfigArgs, Verbosity};
-use crate::collector::{Count, Sources};
+use crate::collector::{CollectorError, Count, Sources};
 use crate::config::{Config, Environment, PublicInbound, SourceChoice};
 use crate::flow::ConnectionState;
 use crate::hosts::Hosts;
+use crate::netns::Netns;
 use crate::report;
 use crate::tally::HostRow;
 
@@ -30,6 +31,9 @@ pub(super) struct SnapshotArgs {
     /// Print this many rows at most.
     #[arg(short = 'n', long, value_name = "N")]
     top: Option<usize>,
+    /// Look into this network namespace, by its name (ip netns list) or path.
+    #[arg(long, value_name = "NAME")]
+    netns: Option<Netns>,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -72,7 +76,16 @@ pub(super) fn snapshot(
     if config.collector.source == SourceChoice::Off {
         config.collector.source = SourceChoice::Auto;
     }
-    let count = look(&config)?;
+    let count = match &args.netns {
+        None => look(&config)?,
+        Some(netns) => {
+            // As `run` tags what it tells of another namespace.
+            config.tags.push(format!("netns:{}", netns.tag()));
+            netns
+                .within(|| look(&config))
+                .map_err(CollectorError::from)??
+        }
+    };
     let mut rows = count.tally().host_rows();
     sort(&mut rows, args.sort, count.hosts());
     rows.truncate(args.top.unwrap_or(usize::MAX));

@@ -30,9 +30,20 @@ const DRAIN_BYTES: usize = 4 << 20;
 const MOST_OVER: usize = 65_536;
 
 /// A table that is smaller or larger by so many entries than the flows that are
-/// followed let expect, and by so large a part of them, is looked at again.
+/// followed let expect, and by so large a part of them, is looked at again soon.
 const DRIFT: u64 = 1000;
 const DRIFT_PART: u64 = 4;
+
+/// How the table's size stands to the flows that are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drift {
+    /// As expected.
+    None,
+    /// Not quite.
+    Small,
+    /// Far from it.
+    Large,
+}
 
 /// What was read of the events that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -335,15 +346,19 @@ impl<D: Detail> Desk<D> {
         self.crowded
     }
 
-    /// Whether the table has another size than the last dump and the events since let
+    /// How far the table's size is from what the last dump and the events since let
     /// expect: flows of which no event tells have ended, or events were lost unseen.
-    pub(super) fn drifts(&self, entries: u32) -> bool {
+    pub(super) fn drift(&self, entries: u32) -> Drift {
         let Some(ledger) = self.ledger.as_ref().filter(|_| self.is_current()) else {
-            return false;
+            return Drift::None;
         };
         let flows = ledger.size().0 as u64;
         let expected = flows.saturating_add_signed(self.beside);
-        expected.abs_diff(entries.into()) > DRIFT.max(expected / DRIFT_PART)
+        match expected.abs_diff(entries.into()) {
+            0 => Drift::None,
+            drift if drift <= DRIFT.max(expected / DRIFT_PART) => Drift::Small,
+            _ => Drift::Large,
+        }
     }
 
     /// A dump failed.

@@ -8,6 +8,7 @@ use tracing::{debug, info, warn};
 use crate::config::{self, SourceChoice};
 use crate::conntrack::{Conntrack, ConntrackError, KernelCounters, Step, TableSize};
 use crate::flow::{Details, Entry};
+use crate::netns::NetnsError;
 use crate::report::Source;
 use crate::sockets::{Sockets, SocketsError};
 use crate::telemetry::{CollectError, CollectorCounters};
@@ -34,6 +35,17 @@ pub enum CollectorError {
     /// The sockets could not be listed.
     #[error(transparent)]
     Sockets(#[from] SocketsError),
+    /// A network namespace could not be entered.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// Nothing can be read in a network namespace.
+    #[error("in the network namespace {netns}: {source}")]
+    Within {
+        /// What it is called.
+        netns: Arc<str>,
+        /// Why.
+        source: Box<CollectorError>,
+    },
     /// The collector's thread could not be started.
     #[error("cannot start the collector's thread: {0}")]
     Thread(#[source] std::io::Error),
@@ -46,13 +58,27 @@ impl CollectorError {
         self.reason() == CollectError::Permission
     }
 
+    /// Whether a network namespace is what is missing.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Netns(NetnsError::Missing { .. }))
+    }
+
+    /// Whether what is called a network namespace is something else.
+    #[must_use]
+    pub fn is_misnamed(&self) -> bool {
+        matches!(self, Self::Netns(NetnsError::Other { .. }))
+    }
+
     /// The reason that it is counted by.
     #[must_use]
     pub fn reason(&self) -> CollectError {
         match self {
             Self::Conntrack(error) => error.reason(),
             Self::Sockets(error) => error.reason(),
-            Self::Thread(_) => CollectError::System,
+            Self::Within { source, .. } => source.reason(),
+            Self::Netns(error) if error.is_permission() => CollectError::Permission,
+            Self::Netns(_) | Self::Thread(_) => CollectError::System,
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::command::Commands;
-use super::desk::{Desk, Drained};
+use super::desk::{Desk, Drained, Drift};
 use super::ending::Detail;
 use super::source::Sources;
 use super::{Answer, CollectorError};
@@ -30,10 +30,12 @@ const EVENT_BYTES: usize = 1280;
 const EVENTS_PER_MILLISECOND: usize = 250;
 /// How often it is looked whether too much is listened to.
 const SECOND: Duration = Duration::from_secs(1);
-/// After a loss the next dump waits for so many times what the last one took, and for
-/// so many where it only looks as if something was lost.
+/// After a loss the next dump waits for so many times what the last one took; so many
+/// where it looks as if much was lost, and so many where as if anything was, which is
+/// the share of the time that dumps may take anyway.
 const BREATH: u32 = 10;
 const LONG_BREATH: u32 = 50;
+const LONGEST_BREATH: u32 = 200;
 
 /// What the thread is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +66,8 @@ pub(super) struct Last {
     pub(super) ended: Instant,
     pub(super) took: Duration,
     pub(super) table: Option<TableSize>,
-    /// Whether the table has gone another way since than the flows that are followed.
-    drifts: bool,
+    /// How far the table has gone another way since than the flows that are followed.
+    drift: Drift,
 }
 
 impl<D: Detail> Worker<D> {
@@ -153,8 +155,10 @@ impl<D: Detail> Worker<D> {
             return None;
         }
         let mut after = self.desk.pace.resync_after()?;
-        if last.drifts {
-            after = after.min(SECOND.max(last.took * LONG_BREATH));
+        match last.drift {
+            Drift::None => {}
+            Drift::Small => after = after.min(SECOND.max(last.took * LONGEST_BREATH)),
+            Drift::Large => after = after.min(SECOND.max(last.took * LONG_BREATH)),
         }
         if self.desk.has_lost() {
             after = after.min(SECOND.max(last.took * BREATH));
@@ -208,8 +212,8 @@ impl<D: Detail> Worker<D> {
             Source::Conntrack => self.sources.table().or(last.table),
             _ => last.table,
         };
-        let drifts = table.is_some_and(|table| self.desk.drifts(table.entries));
-        self.last = Some(Last { drifts, ..last });
+        let drift = table.map_or(Drift::None, |table| self.desk.drift(table.entries));
+        self.last = Some(Last { drift, ..last });
         let kernel = if self.asks_kernel {
             self.sources.kernel_counters()
         } else {
@@ -242,7 +246,7 @@ impl<D: Detail> Worker<D> {
                 ended,
                 took,
                 table: look.table,
-                drifts: false,
+                drift: Drift::None,
             });
             if self.desk.is_crowded() == was_crowded {
                 return Ok(());

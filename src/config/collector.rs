@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ByteSize, Interval, MarkFilter};
 use crate::flow::Protocol;
+use crate::netns::Netns;
 
 /// Which of the kernel's views is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -72,8 +73,8 @@ pub struct Collector {
     pub zones: Vec<u16>,
     /// Conntrack marks; empty means all.
     pub marks: MarkFilter,
-    /// More network namespaces, by name or path.
-    pub netns: Vec<String>,
+    /// More network namespaces to count, each by a collector of its own.
+    pub netns: Vec<Netns>,
     /// Receive buffer of the event socket.
     pub receive_buffer: ByteSize,
     /// How often events are corrected by a dump.

@@ -153,6 +153,23 @@ fn what_only_several_keys_show_to_be_wrong_is_shown_at_one_of_them() {
         ("tags = [\"a|b\"]", "which ends a tag"),
         ("[hosts]\nmax = 0", ":2:7: hosts.max"),
         ("[collector]\nprotocols = []", ":2:13: collector.protocols"),
+        (
+            "[collector]\nnetns = [\"blue\", \"blue\"]",
+            ":2:18: collector.netns[1]: \"blue\" is named twice",
+        ),
+        (
+            "[collector]\nnetns = [\"blue\", \"red\",\n\"/run/netns/blue\"]",
+            ":3:1: collector.netns[2]: \"/run/netns/blue\" would be tagged netns:blue as \"blue\" is",
+        ),
+        (
+            "[collector]\nnetns = [\"blue\", \"\"]",
+            ":2:9: collector.netns: an empty name",
+        ),
+        (
+            "[collector]\nnetns = [\"netns/blue\"]",
+            ":2:9: collector.netns: \"netns/blue\" is neither a name nor an absolute path",
+        ),
+        ("[collector]\nnetns = [\"a|b\"]", "cannot be a tag with '|'"),
         ("[hosts.groups]\n\"10.0.0.0/8\" = \"other\"", "hosts.groups"),
         ("[report]\nprefix = \"a b\"", ":2:10: report.prefix"),
         (

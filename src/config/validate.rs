@@ -1,12 +1,12 @@
 //! What only several keys together, or a value's bounds, can show to be wrong.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Config, Interval, Listener, Names, OnFull, OriginChoice, Output};
+use super::{Config, Interval, Listener, Names, OnFull, OriginChoice, Output, SourceChoice};
 use crate::address::{Address, reaches};
 use crate::report::text::check_tag;
 
@@ -131,6 +131,21 @@ impl Config {
                 "names no family: leave it out for both",
             );
         }
+        let mut tags = BTreeMap::new();
+        for (index, netns) in self.collector.netns.iter().enumerate() {
+            if let Some(other) = tags.insert(netns.tag(), netns) {
+                let message = if netns == other {
+                    format!("{netns} is named twice")
+                } else {
+                    format!(
+                        "{netns} would be tagged netns:{} as {other} is: mount one of them under \
+                         another name (ip netns attach NAME PID)",
+                        netns.tag()
+                    )
+                };
+                found.add(format!("collector.netns[{index}]"), message);
+            }
+        }
     }
 
     fn check_hosts(&self, found: &mut Mistakes) {
@@ -228,9 +243,12 @@ impl Config {
                 notes.push(format!("{key} {effect}"));
             }
         };
-        let (mine, usual) = (&self.collector, &default.collector);
+        note(
+            self.collector.source == SourceChoice::Off && !self.collector.netns.is_empty(),
+            "collector.netns",
+            "has no effect with source = \"off\"",
+        );
         for (differs, key) in [
-            (mine.netns != usual.netns, "collector.netns"),
             (self.hosts.names != Names::None, "hosts.names"),
             (self.memory != default.memory, "[memory]"),
             (self.admin.http != default.admin.http, "admin.http"),

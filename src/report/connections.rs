@@ -15,7 +15,7 @@ use crate::flow::{Direction, Protocol};
 use crate::hosts::select::Row;
 
 /// For how long a series that vanished is sent as 0.
-const ZERO_FOR: Duration = Duration::from_secs(120);
+pub(crate) const ZERO_FOR: Duration = Duration::from_secs(120);
 
 /// What a `connections` line is tagged with. Its order is that of the lines.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -146,7 +146,7 @@ impl Lane {
     }
 }
 
-/// At most two tags: a source or an address, and a reason.
+/// At most two tags: a namespace or an address, and a source or a reason.
 fn send_tagged<T: Metric + From<String>>(line: MetricBuilder<'_, '_, T>, tags: &[(&str, &str)]) {
     match tags {
         [] => line.send(),

@@ -11,7 +11,7 @@ use crate::output::format::Encoding;
 use crate::output::payload::{Delimiter, Shape};
 use crate::output::queue::{self, Outlet};
 use crate::tally::Activity;
-use crate::telemetry::OutputCounters;
+use crate::telemetry::{CollectorCounters, OutputCounters};
 
 mod activities;
 mod connections;
@@ -141,12 +141,19 @@ impl Bench {
             plain: plain_outlet,
             now,
             process: Process {
-                source: Source::Conntrack,
                 started: now,
                 resident: None,
             },
-            telemetry: Telemetry::default(),
+            telemetry: Telemetry {
+                collectors: vec![(None, Arc::default())],
+                ..Telemetry::default()
+            },
         }
+    }
+
+    /// What the daemon's own collector counts.
+    fn collector(&self) -> &CollectorCounters {
+        &self.telemetry.collectors[0].1
     }
 
     /// Connections and nothing else.

@@ -43,15 +43,20 @@ fn ends_tag(c: char) -> bool {
     matches!(c, '|' | ',' | '#') || c.is_control()
 }
 
+/// Whether a tag's value has `_` for it.
+#[must_use]
+pub fn is_washed(c: char) -> bool {
+    ends_tag(c) || c.is_whitespace()
+}
+
 /// A tag's value (or a whole tag) with `_` for what would end it, and for white
 /// space. Colons stay: only the first of a tag separates.
 #[must_use]
 pub fn clean(value: &str) -> Cow<'_, str> {
-    let bad = |c: char| ends_tag(c) || c.is_whitespace();
     if value.is_empty() {
         Cow::Borrowed("_")
-    } else if value.contains(bad) {
-        Cow::Owned(value.replace(bad, "_"))
+    } else if value.contains(is_washed) {
+        Cow::Owned(value.replace(is_washed, "_"))
     } else {
         Cow::Borrowed(value)
     }

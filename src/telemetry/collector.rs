@@ -1,6 +1,7 @@
 //! What the collector counts.
 
 use super::{Counter, Gauge, PerReason, Present, reasons};
+use crate::report::Source;
 
 reasons! {
     /// How connections are followed.
@@ -85,6 +86,8 @@ pub struct CollectorCounters {
     pub undecoded: Counter,
     /// Failures.
     pub errors: PerReason<CollectError>,
+    /// Where connections were read from last.
+    pub source: Present<Source>,
     /// How connections are followed, where the source is connection tracking.
     pub mode: Present<Mode>,
     /// Changes from one mode to another.
@@ -118,4 +121,22 @@ pub struct CollectorCounters {
     pub flow_table_bytes: Gauge,
     /// Room in the event socket, bytes, as the kernel gave it.
     pub event_buffer_bytes: Gauge,
+}
+
+impl CollectorCounters {
+    /// The collector is gone: what it followed is forgotten, and nothing is now.
+    pub fn rest(&self) {
+        self.flows_forgotten.add(self.flows.get());
+        for gauge in [
+            &self.flows,
+            &self.flow_table_bytes,
+            &self.event_buffer_bytes,
+            &self.last_entries,
+            &self.last_dump_micros,
+        ] {
+            gauge.set(0);
+        }
+        self.source.set(None);
+        self.mode.set(None);
+    }
 }

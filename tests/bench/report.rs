@@ -15,7 +15,7 @@ use conntally::output::Fanout;
 use conntally::output::format::Encoding;
 use conntally::output::payload::{Delimiter, Shape};
 use conntally::output::queue::{self, Outlet};
-use conntally::report::{Process, Reporter, Snapshot, Source};
+use conntally::report::{Process, Reporter, Snapshot};
 use conntally::tally::Activity;
 use conntally::telemetry::{OutputCounters, Telemetry};
 use divan::counter::ItemsCount;
@@ -191,7 +191,6 @@ fn whole(bencher: Bencher<'_, '_>, settings: &config::Report, activities: Vec<Ho
     let telemetry = Telemetry::default();
     let now = Instant::now();
     let process = Process {
-        source: Source::Conntrack,
         started: now,
         resident: None,
     };

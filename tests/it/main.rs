@@ -15,6 +15,7 @@ mod listen;
 mod local_addresses;
 mod log;
 mod modes;
+mod netns;
 mod output;
 mod real_clients;
 mod real_receivers;

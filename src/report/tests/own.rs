@@ -10,12 +10,13 @@ async fn a_source_given_up_is_reported_as_zero() {
         let is_source = |line: &String| line.contains("collector.source");
         lines.into_iter().filter(is_source).collect()
     };
+    bench.collector().source.set(Some(Source::Conntrack));
     let first = bench.tick(None).await.0;
     assert_eq!(
         of_source(first),
         ["conntally.collector.source:1|g|#source:conntrack"]
     );
-    bench.process.source = Source::Sockets;
+    bench.collector().source.set(Some(Source::Sockets));
     let second = bench.tick(None).await.0;
     assert_eq!(
         of_source(second),
@@ -65,12 +66,12 @@ async fn the_mode_is_reported_from_when_there_is_one_and_as_zero_after_a_change(
     };
     assert!(of_mode(bench.tick(None).await.0).is_empty());
     let mode = |mode, holds| format!("conntally.collector.mode:{holds}|g|#mode:{mode}");
-    bench.telemetry.collector.mode.set(Some(Mode::Events));
+    bench.collector().mode.set(Some(Mode::Events));
     assert_eq!(of_mode(bench.tick(None).await.0), [mode("events", 1)]);
-    bench.telemetry.collector.mode.set(Some(Mode::Dump));
+    bench.collector().mode.set(Some(Mode::Dump));
     let changed = [mode("dump", 1), mode("events", 0)];
     assert_eq!(of_mode(bench.tick(None).await.0), changed);
-    bench.telemetry.collector.mode.set(None);
+    bench.collector().mode.set(None);
     let neither = [mode("dump", 0), mode("events", 0)];
     assert_eq!(of_mode(bench.tick(None).await.1), neither);
 }
@@ -78,7 +79,7 @@ async fn the_mode_is_reported_from_when_there_is_one_and_as_zero_after_a_change(
 #[tokio::test]
 async fn what_the_collector_counts_by_kind_is_tagged_with_the_kind() {
     let mut bench = Bench::own();
-    let collector = Arc::clone(&bench.telemetry.collector);
+    let collector = bench.collector();
     collector.events.add(EventKind::Destroy, 3);
     collector.corrections.add(Correction::MuteEnded, 2);
     collector.flows.set(9);
@@ -91,6 +92,42 @@ async fn what_the_collector_counts_by_kind_is_tagged_with_the_kind() {
         "conntally.collector.flows_opened:0|c",
     ] {
         assert!(lines.iter().any(|sent| sent == line), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn each_namespaces_collector_is_told_of_by_its_tag() {
+    let mut bench = Bench::own();
+    let blue = Arc::new(CollectorCounters::default());
+    let collectors = &mut bench.telemetry.collectors;
+    collectors.push((Some("blue".into()), Arc::clone(&blue)));
+    blue.flows.set(3);
+    blue.source.set(Some(Source::Conntrack));
+    blue.mode.set(Some(Mode::Hybrid));
+    blue.events.add(EventKind::New, 4);
+    bench.collector().flows.set(9);
+    let (lines, _) = bench.tick(None).await;
+    for line in [
+        "conntally.collector.source:1|g|#source:off",
+        "conntally.collector.source:1|g|#netns:blue,source:conntrack",
+        "conntally.collector.mode:1|g|#netns:blue,mode:hybrid",
+        "conntally.collector.flows:9|g",
+        "conntally.collector.flows:3|g|#netns:blue",
+        "conntally.collector.events:0|c|#kind:new",
+        "conntally.collector.events:4|c|#netns:blue,kind:new",
+    ] {
+        assert!(lines.iter().any(|sent| sent == line), "{line}: {lines:#?}");
+    }
+    blue.rest();
+    let (lines, _) = bench.tick(None).await;
+    for line in [
+        "conntally.collector.source:0|g|#netns:blue,source:conntrack",
+        "conntally.collector.source:1|g|#netns:blue,source:off",
+        "conntally.collector.mode:0|g|#netns:blue,mode:hybrid",
+        "conntally.collector.flows:0|g|#netns:blue",
+        "conntally.collector.flows_forgotten:3|c|#netns:blue",
+    ] {
+        assert!(lines.iter().any(|sent| sent == line), "{line}: {lines:#?}");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -134,7 +134,8 @@ impl Rig {
         let (handle, commands) = command::channel().unwrap();
         let (acts, to_do) = mpsc::channel();
         let played = thread::spawn(move || Played::default().run(commands, &to_do));
-        let (keys, telemetry) = (KeyHasher::default(), Telemetry::default());
+        let (keys, mut telemetry) = (KeyHasher::default(), Telemetry::default());
+        telemetry.collectors.push((None, Arc::default()));
         let context = Context::new(config, handle, keys.clone(), telemetry.clone());
         let stop = CancellationToken::new();
         let (path, stopped) = (socket.clone(), stop.clone());

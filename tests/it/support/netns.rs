@@ -99,7 +99,7 @@ pub(crate) fn track() {
     );
 }
 
-/// A second network namespace, at the other end of a cable.
+/// A second network namespace, mostly at the other end of a cable.
 #[derive(Debug)]
 pub(crate) struct Peer {
     namespace: File,
@@ -110,6 +110,24 @@ impl Peer {
     pub(crate) const HERE: [&'static str; 2] = ["10.99.0.1", "fd99::1"];
     pub(crate) const THERE: [&'static str; 2] = ["10.99.0.2", "fd99::2"];
 
+    /// Makes it, without a cable.
+    pub(crate) fn apart() -> Self {
+        let made = thread::spawn(|| {
+            enter_new().unwrap();
+            run("ip link set lo up");
+            File::open("/proc/thread-self/ns/net").unwrap()
+        });
+        Self {
+            namespace: made.join().unwrap(),
+        }
+    }
+
+    /// A file that leads to it, for processes of the same user.
+    pub(crate) fn path(&self) -> String {
+        let descriptor = self.namespace.as_raw_fd();
+        format!("/proc/{}/fd/{descriptor}", std::process::id())
+    }
+
     /// Makes it, with a veth pair to the thread's namespace, addresses on both ends.
     pub(crate) fn connected() -> Self {
         Self::cabled("veth", Self::HERE, Self::THERE)
@@ -117,16 +135,10 @@ impl Peer {
 
     /// The same by a cable of this name, with these addresses, IPv4 and IPv6 each.
     pub(crate) fn cabled(cable: &str, here: [&str; 2], there: [&str; 2]) -> Self {
-        let made = thread::spawn(|| {
-            enter_new().unwrap();
-            run("ip link set lo up");
-            File::open("/proc/thread-self/ns/net").unwrap()
-        });
-        let namespace = made.join().unwrap();
-        let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
-        let peer = Self { namespace };
+        let peer = Self::apart();
         run(&format!(
-            "ip link add {cable}0 type veth peer name {cable}1 netns {path}"
+            "ip link add {cable}0 type veth peer name {cable}1 netns {}",
+            peer.path()
         ));
         bring_up(&format!("{cable}0"), here);
         peer.run(|| bring_up(&format!("{cable}1"), there));
