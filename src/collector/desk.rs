@@ -203,6 +203,8 @@ impl<D: Detail> Desk<D> {
         match drained {
             Ok(drained) => {
                 counters.undecoded.add(drained.undecoded);
+                // What it told is lost as if there had been no room.
+                self.losses.in_dump |= drained.undecoded > 0;
                 if drained.overruns > 0 {
                     self.overrun(drained.overruns);
                 }
