@@ -261,9 +261,10 @@ impl<D: Detail> Desk<D> {
         true
     }
 
-    /// Whether events were lost since the last dump began, so that the next is due.
-    pub(super) const fn has_lost(&self) -> bool {
-        self.losses.in_dump
+    /// Whether events were lost since the last dump began, or there was no room for what
+    /// they told, so that the next is due.
+    pub(super) fn has_lost(&self) -> bool {
+        self.losses.in_dump || self.ledger.as_ref().is_some_and(Ledger::is_overfull)
     }
 
     /// Before a dump: listens first, so that nothing happens between the two unheard.

@@ -121,7 +121,7 @@ fn auto_says_which_mode_it_takes_and_why() {
 fn more_connections_than_may_be_followed_are_counted_by_dumps_until_they_are_fewer() {
     isolated(&["conntrack"], || {
         for mode in super::BOTH {
-            let mut watch = Watch::start(mode, "max_flows = 100\nresync_interval = \"1s\"", "");
+            let mut watch = Watch::start(mode, "max_flows = 100", "");
             inject::inject(open(0..90));
             watch.shows(&["state:open"], 90);
             inject::inject(open(90..150));
