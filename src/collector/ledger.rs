@@ -334,7 +334,10 @@ impl<D: Detail> Ledger<D> {
                 }
                 let state = event.entry.flow.state;
                 let kept = place.insert(Kept::new(key, row, state, D::default()));
-                kept.marks = touched | Marks::OUTWARD.when(outward);
+                // No dump shows it as it was before this, and where no UPDATE comes, the
+                // dump's state is the newer one.
+                let told_of_more = self.hearing == Hearing::Everything;
+                kept.marks = touched.when(told_of_more) | Marks::OUTWARD.when(outward);
                 kept.epoch = self.epoch;
                 books.count.tally.enter(row, state);
                 begin(kept, event, now, &mut self.totals, books);
@@ -399,7 +402,7 @@ impl<D: Detail> Ledger<D> {
                 if kept.marks.has(Marks::FOUND) {
                     begin_late(kept, first, self.hearing, &mut self.totals, books);
                 }
-                learn_end(kept, event, now, books);
+                learn_end(kept, event, books);
             }
             Some(Found::New(place)) => {
                 let Some((row, outward)) = books.count.place(&event.entry.flow) else {
@@ -417,7 +420,7 @@ impl<D: Detail> Ledger<D> {
                     | Marks::PICKED_UP.when(event.entry.flow.beginning == Beginning::Missed);
                 books.count.tally.enter(row, state);
                 begin_late(kept, first, Hearing::Nothing, &mut self.totals, books);
-                learn_end(kept, event, now, books);
+                learn_end(kept, event, books);
             }
             None => return,
         }

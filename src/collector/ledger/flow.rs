@@ -173,12 +173,7 @@ pub(super) fn learn<D: Detail>(
 }
 
 /// Takes in what a DESTROY tells. Its state is the last one, but not when it came to be.
-pub(super) fn learn_end<D: Detail>(
-    kept: &mut Kept<D>,
-    event: &Event,
-    now: u64,
-    books: &mut Books<'_>,
-) {
+pub(super) fn learn_end<D: Detail>(kept: &mut Kept<D>, event: &Event, books: &mut Books<'_>) {
     let before = kept.state();
     if let Some(state) = event.state.filter(|&state| state != before) {
         books.count.tally.turn(kept.row, before, state);
@@ -191,7 +186,6 @@ pub(super) fn learn_end<D: Detail>(
     if let (Some(started), Some(_)) = (started, stopped) {
         kept.detail.begin(started);
     }
-    let _ = now;
     count_traffic(kept, &event.entry.details, books);
 }
 
