@@ -9,7 +9,7 @@
 //! where there would be enough, ends the ten minutes early.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -290,16 +290,24 @@ impl Selector {
 
     fn rows(&self, tally: &Tally) -> Vec<Row> {
         let mut rows = Vec::new();
-        let mut rest: HashMap<(Series, SeriesState), u64, RandomState> = HashMap::default();
-        for (series, state, connections) in tally.series_counts() {
+        let mut rest: HashMap<Series, BTreeMap<SeriesState, u64>, RandomState> = HashMap::default();
+        for (id, &series, _) in tally.rows_in_use() {
             if let Some(place) = self.places.get(&series.remote) {
-                rows.push(row(&place.name, series, state, connections));
+                let counts = tally.states(id);
+                rows.extend(counts.map(|(state, count)| row(&place.name, series, state, count)));
             } else {
-                *rest.entry((self.folded(series), state)).or_default() += connections;
+                let sums = rest.entry(self.folded(series)).or_default();
+                for (state, count) in tally.states(id) {
+                    *sums.entry(state).or_default() += count;
+                }
             }
         }
-        for ((series, state), connections) in rest {
-            rows.push(row(self.folded_name(series), series, state, connections));
+        for (series, sums) in rest {
+            let name = self.folded_name(series);
+            rows.extend(
+                sums.into_iter()
+                    .map(|(state, sum)| row(name, series, state, sum)),
+            );
         }
         rows.sort_unstable();
         rows
