@@ -18,13 +18,15 @@ use self::table::Table;
 use super::logging::{self, Role};
 use super::{CliError, ConfigArgs, Verbosity, tell};
 use crate::admin::client::{self, Answer, ClientError};
+use crate::collector::CollectorError;
 use crate::collector::journal::ClientId;
-use crate::config::{Config, Environment};
+use crate::config::Environment;
 use crate::connections::Reader;
 use crate::connections::filter::{self, ConnectionFilter, HostFilter, StateFilter};
 use crate::connections::line::{EndLine, Line};
 use crate::flow::key::KeyHasher;
 use crate::flow::{Direction, Protocol};
+use crate::netns::Netns;
 
 /// The longest line of an answer; ours have half a KiB.
 const MAX_LINE_BYTES: usize = 1 << 20;
@@ -43,6 +45,9 @@ pub(super) struct ConnectionsArgs {
     /// Make every end visible first that the kernel holds back.
     #[arg(long, requires = "client")]
     flush: bool,
+    /// Look into this network namespace, by its name (ip netns list) or path.
+    #[arg(long, value_name = "NAME", conflicts_with = "client")]
+    netns: Option<Netns>,
     /// Only with these remote hosts: addresses, networks, names of groups and aliases.
     #[arg(long, value_delimiter = ',')]
     host: Vec<HostFilter>,
@@ -92,7 +97,15 @@ pub(super) fn connections(
         },
     };
     match &args.client {
-        None => look(&config, &filter, &mut print)?,
+        None => {
+            let open = || Reader::open(&config, KeyHasher::default());
+            // What is opened inside stays there.
+            let mut reader = match &args.netns {
+                None => open()?,
+                Some(netns) => netns.within(open).map_err(CollectorError::from)??,
+            };
+            look(&mut reader, &filter, &mut print)?;
+        }
         Some(client) => {
             let runtime = Builder::new_current_thread()
                 .enable_all()
@@ -110,11 +123,10 @@ pub(super) fn connections(
 }
 
 fn look<W: Write>(
-    config: &Config,
+    reader: &mut Reader,
     filter: &ConnectionFilter,
     print: &mut Print<W>,
 ) -> Result<(), CliError> {
-    let mut reader = Reader::open(config, KeyHasher::default())?;
     if let Some(reason) = reader.fallback() {
         tell(&format!("conntally: {reason}"));
     }

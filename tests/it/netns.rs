@@ -185,12 +185,11 @@ fn a_missing_namespace_is_named_with_its_file() {
     let config = configuration(directory.path(), &counting("auto", &[&path]));
     let ended = conntally(["run".as_ref(), "--config".as_ref(), config.as_os_str()]);
     fails(&ended, 66, &[path.to_str().unwrap(), "ip netns add"]);
-    let ended = conntally(["snapshot", "--netns", "no-such-namespace"]);
-    fails(
-        &ended,
-        66,
-        &["/run/netns/no-such-namespace", "ip netns add"],
-    );
+    for look in ["snapshot", "connections"] {
+        let ended = conntally([look, "--netns", "no-such-namespace"]);
+        let parts = ["/run/netns/no-such-namespace", "ip netns add"];
+        fails(&ended, 66, &parts);
+    }
     fs::write(&path, "").unwrap();
     let ended = conntally(["run".as_ref(), "--config".as_ref(), config.as_os_str()]);
     fails(
