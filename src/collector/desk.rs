@@ -1,27 +1,28 @@
 //! Where dumps and events come together: they are placed, counted, and answered for.
 
+mod listening;
+mod telling;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::command::{TABLE_PAGE, TablePage, TableRow};
-use super::ending::{Detail, end_of, is_over};
+use super::ending::{Detail, is_over};
 use super::journal::{Ended, Journal};
-use super::ledger::{Books, Gone, Hearing, Ledger, Totals, marks_of};
+use super::ledger::{Books, Hearing, Ledger, Totals};
 use super::mode::Pace;
 use super::source::{Look, Sink};
 use super::{Answer, Count};
 use crate::config::{self, Config};
 use crate::conntrack::sysctl::{Timeouts, events_enabled};
-use crate::conntrack::{Drained as Batch, Events, Happening, Subscription, TableSize};
+use crate::conntrack::{Events, TableSize};
 use crate::flow::key::KeyHasher;
 use crate::flow::{Entry, nanoseconds_since_epoch};
 use crate::hosts::select::Selector;
-use crate::hosts::{Hosts, Remote};
 use crate::report::{self, Snapshot, Source};
-use crate::telemetry::{CollectorCounters, EventKind, Mode, Reason as _};
+use crate::telemetry::CollectorCounters;
 
 /// Bytes of events that are read before something else gets its turn.
 const DRAIN_BYTES: usize = 4 << 20;
@@ -120,151 +121,6 @@ impl<D: Detail> Desk<D> {
             told: false,
             now: nanoseconds_since_epoch(),
         }
-    }
-
-    /// Listens to as much as the mode wants, where connection tracking is the source.
-    pub(super) fn tune(&mut self) {
-        let wanted = match self.source {
-            Some(Source::Sockets | Source::Off) => Hearing::Nothing,
-            _ if self.ledger.is_none() || self.crowded => Hearing::Nothing,
-            _ => self.pace.hearing(),
-        };
-        let subscription = match wanted {
-            Hearing::Nothing => {
-                self.close_events();
-                return;
-            }
-            Hearing::Ends => Subscription::Ends,
-            Hearing::Everything => Subscription::Full,
-        };
-        let outcome = match &mut self.events {
-            Some(events) => events.subscribe(subscription),
-            none => Events::open(&self.config, subscription).map(|events| {
-                *none = Some(events);
-            }),
-        };
-        if let Err(error) = outcome {
-            self.close_events();
-            if !std::mem::replace(&mut self.told, true) {
-                self.counters.errors.add(error.reason(), 1);
-                warn!(%error, "no events can be had: connections that last less than a tick are not seen");
-            }
-        }
-    }
-
-    fn close_events(&mut self) {
-        if self.events.is_some() {
-            self.publish();
-            self.events = None;
-            self.drops = 0;
-        }
-        if let Some(ledger) = &mut self.ledger {
-            ledger.hear(Hearing::Nothing);
-        }
-    }
-
-    /// What is heard now.
-    fn hearing(&self) -> Hearing {
-        match self.events.as_ref().map(Events::subscription) {
-            None => Hearing::Nothing,
-            Some(Subscription::Ends) => Hearing::Ends,
-            Some(Subscription::Full) => Hearing::Everything,
-        }
-    }
-
-    /// Reads the events that wait.
-    pub(super) fn drain(&mut self) -> Drained {
-        let Self {
-            events: Some(events),
-            ledger: Some(ledger),
-            count,
-            counters,
-            ..
-        } = self
-        else {
-            return Drained::Nothing;
-        };
-        let now = nanoseconds_since_epoch();
-        let mut kinds = [0_u64; EventKind::ALL.len()];
-        let mut books = Books { count, counters };
-        let drained = events.drain(DRAIN_BYTES, &mut |event| {
-            kinds[match event.happening {
-                Happening::New => EventKind::New,
-                Happening::Update => EventKind::Update,
-                Happening::Destroy => EventKind::Destroy,
-            } as usize] += 1;
-            ledger.event(event, now, &mut books);
-        });
-        for (&kind, count) in EventKind::ALL.iter().zip(kinds) {
-            counters.events.add(kind, count);
-        }
-        self.record_ends();
-        let counters = &self.counters;
-        match drained {
-            Ok(drained) => {
-                counters.undecoded.add(drained.undecoded);
-                // What it told is lost as if there had been no room.
-                self.losses.in_dump |= drained.undecoded > 0;
-                if drained.overruns > 0 {
-                    self.overrun(drained.overruns);
-                }
-                match drained {
-                    Batch { is_dry: false, .. } => Drained::Partly,
-                    Batch { bytes: 0, .. } => Drained::Nothing,
-                    _ => Drained::Wholly,
-                }
-            }
-            Err(error) => {
-                counters.errors.add(error.reason(), 1);
-                warn!(%error, "events cannot be read: listening anew");
-                self.losses.in_dump = true;
-                self.close_events();
-                Drained::Nothing
-            }
-        }
-    }
-
-    /// Reads all events that wait now, and few of those that come meanwhile: no more can
-    /// wait than the buffer holds.
-    pub(super) fn catch_up(&mut self) {
-        let mut rest = self.events.as_ref().map_or(0, Events::buffer_bytes) / DRAIN_BYTES + 1;
-        while self.drain() == Drained::Partly && rest > 0 {
-            rest -= 1;
-        }
-    }
-
-    /// Events were lost. With a larger buffer fewer may be; where it cannot grow it
-    /// counts as too much.
-    fn overrun(&mut self, overruns: u64) {
-        self.counters.overruns.add(overruns);
-        self.losses.in_dump = true;
-        let grown = self.events.as_mut().and_then(Events::grow);
-        match grown {
-            Some(bytes) => info!(
-                bytes,
-                "events were lost for want of room: the buffer was enlarged"
-            ),
-            None => self.losses.in_second = true,
-        }
-    }
-
-    /// Once a second: looks whether too much is listened to; whether that changed.
-    pub(super) fn second(&mut self, now: Instant) -> bool {
-        let overran = std::mem::take(&mut self.losses.in_second);
-        let Some(message) = self.pace.second(overran, now) else {
-            return false;
-        };
-        warn!("{message}");
-        self.why = message;
-        self.counters.mode_changes.add(1);
-        self.tune();
-        true
-    }
-
-    /// Whether events were lost since the last dump began, or there was no room for what
-    /// they told, so that the next is due.
-    pub(super) fn has_lost(&self) -> bool {
-        self.losses.in_dump || self.ledger.as_ref().is_some_and(Ledger::is_overfull)
     }
 
     /// Before a dump: listens first, so that nothing happens between the two unheard.
@@ -381,103 +237,6 @@ impl<D: Detail> Desk<D> {
         self.is_known() && self.hearing() == Hearing::Everything
     }
 
-    /// Hands the ends of flows to those who want to know.
-    fn record_ends(&mut self) {
-        let Some(ledger) = &mut self.ledger else {
-            return;
-        };
-        let at = nanoseconds_since_epoch() / 1_000_000;
-        for gone in ledger.take_ends() {
-            self.journal.record(ended(gone, at, &self.count.hosts));
-        }
-    }
-
-    /// Keeps ends only where somebody wants to know.
-    pub(super) fn watch_ends(&mut self) {
-        let follows = self.journal.is_followed();
-        if let Some(ledger) = &mut self.ledger {
-            ledger.watch_ends(follows);
-        }
-    }
-
-    /// Lets the next dump note what is over but still in the table.
-    pub(super) fn look_for_over(&mut self) {
-        self.over = Some(Vec::new());
-    }
-
-    fn note_over(&mut self, Entry { flow, details }: &Entry) {
-        let Some(placement) = self.count.hosts.place(flow, &self.count.local) else {
-            return;
-        };
-        let Some(ledger) = &self.ledger else {
-            return;
-        };
-        let ended = Ended {
-            at: self.now / 1_000_000,
-            key: ledger.keys().key(&flow.original, flow.protocol, flow.zone),
-            tuples: Some((flow.original, flow.reply)),
-            host: self.count.hosts.host_name(placement.remote),
-            address: Some(placement.address),
-            protocol: flow.protocol,
-            zone: flow.zone,
-            direction: placement.direction,
-            port: placement.port,
-            end: end_of(flow.protocol, flow.state, marks_of(flow, details)),
-            duration: None,
-            traffic: details.traffic,
-        };
-        if let Some(over) = self.over.as_mut().filter(|over| over.len() < MOST_OVER) {
-            over.push(ended);
-        }
-    }
-
-    /// Tells of what was noted; of how many.
-    pub(super) fn announce_over(&mut self) -> u64 {
-        let over = self.over.take().unwrap_or_default();
-        let journal = &mut self.journal;
-        over.into_iter()
-            .map(|ended| u64::from(journal.announce(ended)))
-            .sum()
-    }
-
-    /// Pauses: nothing is listened to.
-    pub(super) fn rest(&mut self) {
-        self.close_events();
-    }
-
-    /// What is followed, bytes that it takes, and the buffer of the event socket.
-    pub(super) fn sizes(&self) -> (usize, usize, Option<usize>) {
-        let (flows, bytes) = self.ledger.as_ref().map_or((0, 0), Ledger::size);
-        (flows, bytes, self.events.as_ref().map(Events::buffer_bytes))
-    }
-
-    /// A page of the flow table.
-    pub(super) fn page(&self, from: u64) -> TablePage {
-        let Some(ledger) = &self.ledger else {
-            return TablePage::default();
-        };
-        let (flows, next) = ledger.page(from, TABLE_PAGE);
-        let rows = flows.into_iter().map(|kept| TableRow {
-            key: kept.key(),
-            row: kept.row.number(),
-            state: kept.state().as_str(),
-            flags: kept.marks.names(),
-        });
-        TablePage {
-            rows: rows.collect(),
-            next,
-        }
-    }
-
-    /// The mode that what is heard comes to.
-    pub(super) fn mode(&self) -> Mode {
-        match self.hearing() {
-            Hearing::Nothing => Mode::Dump,
-            Hearing::Ends => Mode::Hybrid,
-            Hearing::Everything => Mode::Events,
-        }
-    }
-
     /// A tick: what there is now, and what happened since the last.
     pub(super) fn answer(
         &mut self,
@@ -534,31 +293,6 @@ impl<D: Detail> Desk<D> {
             counters.flows.set(flows as u64);
             counters.flow_table_bytes.set(bytes as u64);
         }
-    }
-}
-
-/// A flow that ended, as the journal has it.
-fn ended(gone: Gone, at: u64, hosts: &Hosts) -> Ended {
-    let Gone { series, tuples, .. } = gone;
-    let address = match (series.remote, &tuples) {
-        (Remote::Address(address) | Remote::Public(address), _) => Some(address),
-        (_, Some((original, _))) if gone.outward => Some(original.dst),
-        (_, Some((original, _))) => Some(original.src),
-        _ => None,
-    };
-    Ended {
-        at,
-        key: gone.key,
-        tuples,
-        host: hosts.host_name(series.remote),
-        address,
-        protocol: gone.protocol,
-        zone: gone.zone,
-        direction: series.direction,
-        port: series.port,
-        end: gone.end,
-        duration: gone.lasted.map(Duration::from_nanos),
-        traffic: gone.traffic,
     }
 }
 

@@ -7,6 +7,7 @@ use super::*;
 use crate::collector::Count;
 use crate::collector::ending::Story;
 use crate::config::Config;
+use crate::conntrack::{Event, Happening};
 use crate::flow::{
     ConnectionState, Details, Failure, Flow, Protocol, State, Status, TcpState, Traffic, Tuple,
 };
