@@ -27,7 +27,9 @@ pub use self::load::{ConfigError, Loaded, built_in, load, parse};
 pub use self::output::{Format, LineSource, OnFull, Output};
 pub use self::place::{File, Place, Wrong};
 pub use self::report::{Report, StateView};
-pub use self::units::{ByteRate, ByteSize, FileMode, Interval, Mark, MarkFilter, Owner, UnitError};
+pub use self::units::{
+    Burst, ByteRate, ByteSize, FileMode, Interval, Mark, MarkFilter, Owner, UnitError,
+};
 pub use self::validate::Mistake;
 
 /// The whole of it.

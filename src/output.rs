@@ -19,6 +19,7 @@ pub mod format;
 pub mod own;
 pub mod payload;
 pub mod queue;
+pub mod throttle;
 pub mod transport;
 
 use std::error::Error;
@@ -35,6 +36,7 @@ use self::format::Encoding;
 use self::own::OwnListeners;
 use self::payload::{Chunk, Delimiter, Shape};
 use self::queue::{Inlet, Outlet, Settings, queue_of};
+use self::throttle::Throttle;
 use self::transport::{ConnectError, SendError, Transport};
 use crate::address::Address;
 use crate::config::{self, OnFull};
@@ -63,7 +65,7 @@ const fn pauses(min: Duration, max: Duration) -> Bounds {
 /// One that is taken and closed at once is not.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// An output that takes nothing for so long is stuck.
+/// An output that takes no chunk for so long is stuck, or held to its rate.
 const STUCK: Duration = Duration::from_millis(250);
 
 /// Of what goes on failing, one message in so long.
@@ -97,6 +99,7 @@ pub struct Output {
     outlet: Outlet,
     /// What is on its way: kept here, so that it outlives a cancelled send.
     chunk: Option<Chunk>,
+    throttle: Throttle,
     counters: Arc<OutputCounters>,
     backoff: Backoff,
     outage: Outage,
@@ -173,6 +176,7 @@ impl Output {
             address: config.address.clone(),
             outlet,
             chunk: None,
+            throttle: Throttle::new(config),
             counters,
             backoff: Backoff::new(pauses),
             outage: Outage {
@@ -285,7 +289,7 @@ impl Output {
                 },
             };
             let sent = {
-                let sending = transport.send(chunk, &self.counters);
+                let sending = transport.send(chunk, &mut self.throttle, &self.counters);
                 tokio::pin!(sending);
                 tokio::select! {
                     biased;

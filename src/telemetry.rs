@@ -223,6 +223,10 @@ pub struct OutputCounters {
     pub payloads: Counter,
     /// Bytes sent.
     pub bytes: Counter,
+    /// Payloads that waited for the rate.
+    pub throttled: Counter,
+    /// How long they did, all together, microseconds.
+    pub throttled_us: Counter,
     /// Connections made.
     pub connects: Counter,
     /// Failures.
@@ -324,6 +328,8 @@ impl Telemetry {
             of.gauge("output.lines_held", output.held());
             of.count("output.payloads", &output.payloads);
             of.count("output.bytes", &output.bytes);
+            of.count("output.throttled", &output.throttled);
+            of.count("output.throttled_us", &output.throttled_us);
             of.count("output.connects", &output.connects);
             of.reasons("output.errors", &output.errors);
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ByteRate, ByteSize, Interval};
+use super::{Burst, ByteRate, ByteSize, Interval};
 use crate::address::{Address, DEFAULT_PORT, HostPort};
 
 /// How an output writes a line.
@@ -62,9 +62,9 @@ pub struct Output {
     pub max_payload: Option<ByteSize>,
     /// Bytes per second; empty means no limit.
     pub rate: ByteRate,
-    /// Bytes that may go at once above the rate; empty means one second's.
-    pub burst: String,
-    /// Whether a tick's report is paced over the tick. Defaults to true.
+    /// Bytes that may go at once after a rest; empty means one second's, and a payload at least.
+    pub burst: Burst,
+    /// Whether a long report is paced over half its tick. Defaults to true.
     pub spread: bool,
     /// The longest that a line waits for company. Defaults to 100ms.
     pub flush_interval: Interval,
@@ -99,6 +99,15 @@ impl Output {
             .as_usize()
     }
 
+    /// Bytes that may go at once where there is a rate, from the key or the rate.
+    #[must_use]
+    pub fn burst_bytes(&self) -> u64 {
+        let bytes = |size: ByteSize| size.0;
+        let usual = self.rate.0.map_or(0, bytes);
+        let least = self.payload_limit() as u64;
+        self.burst.0.map_or_else(|| usual.max(least), bytes)
+    }
+
     /// Whether it takes lines from there.
     #[must_use]
     pub fn takes(&self, source: LineSource) -> bool {
@@ -116,7 +125,7 @@ impl Default for Output {
             format: Format::Dogstatsd,
             max_payload: None,
             rate: ByteRate::default(),
-            burst: String::new(),
+            burst: Burst::default(),
             spread: true,
             flush_interval: Interval::from_millis(100),
             queue: ByteSize::mib(4),

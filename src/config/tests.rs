@@ -267,6 +267,31 @@ fn an_own_listener_behind_a_link_is_recognised() {
 }
 
 #[test]
+fn a_rate_has_a_burst_that_holds_a_payload() {
+    let output = |keys: &str| {
+        let text = format!("[[output]]\naddress = \"udp://127.0.0.1:8125\"\n{keys}\n");
+        read(&text).map(|config| config.outputs[0].burst_bytes())
+    };
+    assert_eq!(output("rate = \"2MiB/s\""), Ok(2 << 20));
+    assert_eq!(output("rate = \"1KiB/s\""), Ok(1432));
+    assert_eq!(output("rate = \"1KiB/s\"\nburst = \"64KiB\""), Ok(64 << 10));
+    for (keys, wrong) in [
+        (
+            "rate = \"1MiB/s\"\nburst = \"1KiB\"",
+            "output[0].burst: must be at least 1432 bytes",
+        ),
+        (
+            "rate = \"1023B/s\"",
+            "output[0].rate: must be from 1KiB/s to 1GiB/s",
+        ),
+        ("rate = \"1MiB/s\"\nburst = \"2\"", "is not a burst"),
+    ] {
+        let error = output(keys).unwrap_err();
+        assert!(error.contains(wrong), "{error}");
+    }
+}
+
+#[test]
 fn keys_without_effect_yet_are_noted_when_they_are_set() {
     let config = read("[hosts]\nnames = \"dns\"\n[[output]]\nbackfill = true\n").unwrap();
     let notes = config.notes().join("\n");

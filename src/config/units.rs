@@ -18,6 +18,11 @@ pub enum UnitError {
     /// Not a size per second.
     #[error("{0:?} is not a rate: write a size per second, as in \"2MiB/s\", or \"\" for no limit")]
     Rate(String),
+    /// Not a size, for a burst.
+    #[error(
+        "{0:?} is not a burst: write a size, as in \"64KiB\", or \"\" for what the rate lets go in a second"
+    )]
+    Burst(String),
     /// Not an octal file mode.
     #[error("{0:?} is not a file mode: write it in octal, as in \"0722\"")]
     Mode(String),
@@ -48,7 +53,9 @@ macro_rules! through_text {
         }
     )+};
 }
-through_text!(Interval, ByteSize, ByteRate, FileMode, Owner, MarkFilter);
+through_text!(
+    Interval, ByteSize, ByteRate, Burst, FileMode, Owner, MarkFilter
+);
 
 /// A number and what follows it.
 fn split_number(text: &str) -> Option<(u64, &str)> {
@@ -201,6 +208,34 @@ impl fmt::Display for ByteRate {
     }
 }
 
+/// Bytes that may go at once, or what the rate lets go in a second: `"64KiB"`, `""`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Burst(pub Option<ByteSize>);
+
+impl FromStr for Burst {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let size = text
+            .parse()
+            .map_err(|_| UnitError::Burst(text.to_owned()))?;
+        Ok(Self(Some(size)))
+    }
+}
+
+impl fmt::Display for Burst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(size) => size.fmt(f),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Permission bits of a socket file: `"0722"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
@@ -333,6 +368,9 @@ mod tests {
         for text in ["", "2MiB/s"] {
             assert_eq!(text.parse::<ByteRate>().unwrap().to_string(), text);
         }
+        for text in ["", "64KiB"] {
+            assert_eq!(text.parse::<Burst>().unwrap().to_string(), text);
+        }
         for text in ["", "0x10/0xff"] {
             assert_eq!(text.parse::<MarkFilter>().unwrap().to_string(), text);
         }
@@ -362,6 +400,8 @@ mod tests {
         for text in ["2MiB", "0B/s", "/s"] {
             assert!(text.parse::<ByteRate>().is_err(), "{text}");
         }
+        let error = "64".parse::<Burst>().unwrap_err().to_string();
+        assert!(error.contains("\"64KiB\""), "{error}");
         for text in ["0999", "7", "rw", "01777"] {
             assert!(text.parse::<FileMode>().is_err(), "{text}");
         }

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Config, Interval, Listener, Names, OnFull, OriginChoice, Output, SourceChoice};
+use super::{
+    Config, Interval, LineSource, Listener, Names, OnFull, OriginChoice, Output, SourceChoice,
+};
 use crate::address::{Address, reaches};
 use crate::report::text::check_tag;
 
@@ -35,6 +37,11 @@ const MIN_FRAME: u64 = 64;
 const MAX_FRAME: u64 = (1 << 24) - 1;
 /// A read takes up to this much room in the queue at once.
 const MIN_QUEUE: u64 = 64 << 10;
+
+/// Where a payload of the largest size still goes every quarter of an hour.
+const MIN_RATE: u64 = 1 << 10;
+/// More than what writes to one socket come to.
+const MAX_RATE: u64 = 1 << 30;
 
 struct Mistakes(Vec<Mistake>);
 
@@ -196,6 +203,7 @@ impl Config {
                 ),
             );
         }
+        check_rate(key, output, found);
         let least = MIN_QUEUE.max(2 * payload);
         if output.queue.0 < least {
             found.add(
@@ -263,10 +271,17 @@ impl Config {
                 &at("on_full"),
                 "\"merge\" acts as \"block\" in this version",
             );
+            note(
+                output.burst != usual.burst && output.rate == usual.rate,
+                &at("burst"),
+                "has no effect without a rate",
+            );
+            note(
+                !output.spread && !output.takes(LineSource::Collector),
+                &at("spread"),
+                "has no effect without \"collector\" in sources",
+            );
             for (differs, key) in [
-                (output.rate != usual.rate, "rate"),
-                (output.burst != usual.burst, "burst"),
-                (output.spread != usual.spread, "spread"),
                 (
                     output.backlog_contexts != usual.backlog_contexts,
                     "backlog_contexts",
@@ -291,6 +306,28 @@ impl Config {
             );
         }
         notes
+    }
+}
+
+fn check_rate(key: &str, output: &Output, found: &mut Mistakes) {
+    let Some(rate) = output.rate.0 else {
+        return;
+    };
+    if !(MIN_RATE..=MAX_RATE).contains(&rate.0) {
+        found.add(
+            format!("{key}.rate"),
+            "must be from 1KiB/s to 1GiB/s, or \"\" for no limit",
+        );
+    }
+    let (payload, burst) = (output.payload_limit() as u64, output.burst_bytes());
+    if !(payload..=MAX_RATE).contains(&burst) && output.burst.0.is_some() {
+        found.add(
+            format!("{key}.burst"),
+            format!(
+                "must be at least {payload} bytes, which is max_payload, and at most 1GiB; \
+                 or \"\" for what the rate lets go in a second"
+            ),
+        );
     }
 }
 

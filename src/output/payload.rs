@@ -286,6 +286,14 @@ impl Chunk {
         self.wire.get(self.gone.offset..).unwrap_or_default()
     }
 
+    /// The same, to the end of the payload under way.
+    #[must_use]
+    pub fn unwritten_payload(&self) -> &[u8] {
+        let payload = self.payloads.get(self.gone.payloads);
+        let end = payload.map_or(self.wire.len(), |payload| payload.end);
+        self.wire.get(self.gone.offset..end).unwrap_or_default()
+    }
+
     /// Notes that a stream took `bytes` more.
     pub fn wrote(&mut self, bytes: usize) -> Passed {
         let before = self.gone;

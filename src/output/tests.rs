@@ -1,8 +1,9 @@
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
 use tokio::time::timeout;
 
 use super::*;
-use crate::config::LineSource;
+use crate::config::{Burst, ByteRate, ByteSize, LineSource};
 
 fn settings(address: &str) -> config::Output {
     config::Output {
@@ -71,4 +72,70 @@ fn senders_are_asked_to_wait_unless_the_output_drops() {
         let (inlet, _output) = Output::new(&config, "", Arc::default());
         assert_eq!(inlet.for_source(LineSource::Listeners).blocks(), blocks);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_gets_no_more_than_rate_and_burst_and_all_of_it_in_the_end() {
+    const RATE: u64 = 64 << 10;
+    const BURST: u64 = 16 << 10;
+    const LINE: &[u8] = b"a.line.of.forty.bytes.with.its.newline:1\n";
+    const LINES: u64 = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let config = config::Output {
+        rate: ByteRate(Some(ByteSize(RATE))),
+        burst: Burst(Some(ByteSize(BURST))),
+        ..settings(&format!("unixstream://{}", path.display()))
+    };
+    let counters = Arc::default();
+    let (inlet, output) = Output::new(&config, "", Arc::clone(&counters));
+    for _ in 0..LINES {
+        inlet.offer(LINE);
+    }
+    drop(inlet);
+    let begun = Instant::now();
+    let run = tokio::spawn(output.run(CancellationToken::new()));
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let length = stream.read(&mut buffer).await.unwrap();
+        bytes += length as u64;
+        let millis = u64::try_from(begun.elapsed().as_millis()).unwrap();
+        assert!(bytes <= RATE * (millis + 1) / 1000 + BURST, "{bytes}");
+        if length == 0 {
+            break;
+        }
+    }
+    assert_eq!(run.await.unwrap(), Ending::Drained);
+    assert_eq!(counters.sent.get(), LINES);
+    assert_eq!(counters.bytes.get(), bytes);
+    assert!(counters.throttled.get() > 0);
+    assert!(counters.throttled_us.get() > 1_000_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_output_held_to_its_rate_lets_senders_fill_its_queue() {
+    let receiver = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let config = config::Output {
+        rate: ByteRate(Some(ByteSize::kib(2))),
+        queue: ByteSize::mib(1),
+        ..settings(&format!("udp://{}", receiver.local_addr().unwrap()))
+    };
+    let (inlet, output) = Output::new(&config, "", Arc::default());
+    let inlet = inlet.for_source(LineSource::Listeners);
+    let abandon = CancellationToken::new();
+    let run = tokio::spawn(output.run(abandon.clone()));
+    // Once it takes what comes, senders are held to half a MiB.
+    inlet.offer(b"a:1|c\n");
+    sleep(Duration::from_secs(10)).await;
+    assert!(inlet.try_reserve(768 << 10).is_none());
+    for _ in 0..100 {
+        inlet.offer(&[&[b'x'; 1_000][..], b":1|c\n"].concat());
+    }
+    sleep(Duration::from_secs(10)).await;
+    assert!(inlet.try_reserve(768 << 10).is_some());
+    abandon.cancel();
+    run.await.unwrap();
 }

@@ -23,6 +23,7 @@ pub use self::connect::ConnectError;
 pub use self::udp::Udp;
 use super::own::OwnListeners;
 use super::payload::{Chunk, Passed};
+use super::throttle::Throttle;
 use crate::address::Address;
 use crate::telemetry::OutputCounters;
 
@@ -86,8 +87,8 @@ impl Transport {
         }
     }
 
-    /// Sends what is left of `chunk` and counts it, waiting for the receiver where
-    /// it is slow. What went before an error, or before the future is dropped, is
+    /// Sends what is left of `chunk` and counts it, waiting for the rate that `throttle`
+    /// holds, and for the receiver where it is slow. What went before an error, or before the future is dropped, is
     /// noted in the chunk.
     ///
     /// # Errors
@@ -96,21 +97,26 @@ impl Transport {
     pub async fn send(
         &mut self,
         chunk: &mut Chunk,
+        throttle: &mut Throttle,
         counters: &OutputCounters,
     ) -> Result<(), SendError> {
         match self {
-            Self::Udp(udp) => udp.send(chunk, counters).await?,
+            Self::Udp(udp) => udp.send(chunk, throttle, counters).await?,
             Self::UnixDatagram(socket) => {
                 while let Some(payload) = chunk.next_payload() {
+                    throttle.ready(payload.len(), counters).await;
                     match socket.send(payload).await {
-                        Ok(_) => count(counters, chunk.pass_payload()),
+                        Ok(bytes) => {
+                            throttle.went(bytes);
+                            count(counters, chunk.pass_payload());
+                        }
                         Err(error) => consider(error).await?,
                     }
                 }
             }
-            Self::UnixStream(stream) => write(stream, chunk, counters).await?,
-            Self::Tcp(stream) => write(stream, chunk, counters).await?,
-            Self::Stdout => stdout::print(chunk, counters).await?,
+            Self::UnixStream(stream) => write(stream, chunk, throttle, counters).await?,
+            Self::Tcp(stream) => write(stream, chunk, throttle, counters).await?,
+            Self::Stdout => stdout::print(chunk, throttle, counters).await?,
         }
         Ok(())
     }
@@ -187,15 +193,31 @@ async fn consider(error: io::Error) -> Result<(), SendError> {
     }
 }
 
+/// What a stream is to take next of `chunk`: all of it, unless a rate is to be held,
+/// which goes by payloads.
+fn next_part<'a>(chunk: &'a Chunk, throttle: &Throttle) -> &'a [u8] {
+    if throttle.holds() {
+        chunk.unwritten_payload()
+    } else {
+        chunk.unwritten()
+    }
+}
+
 async fn write(
     stream: &mut (impl AsyncWriteExt + Unpin),
     chunk: &mut Chunk,
+    throttle: &mut Throttle,
     counters: &OutputCounters,
 ) -> Result<(), SendError> {
     while !chunk.unwritten().is_empty() {
-        match stream.write(chunk.unwritten()).await {
+        let part = next_part(chunk, throttle);
+        throttle.ready(part.len(), counters).await;
+        match stream.write(part).await {
             Ok(0) => return Err(SendError::Lost(io::ErrorKind::WriteZero.into())),
-            Ok(bytes) => count(counters, chunk.wrote(bytes)),
+            Ok(bytes) => {
+                throttle.went(bytes);
+                count(counters, chunk.wrote(bytes));
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(SendError::Lost(error)),
         }

@@ -6,14 +6,36 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 
-use super::{SendError, count};
+use super::{SendError, count, next_part};
 use crate::output::payload::Chunk;
+use crate::output::throttle::Throttle;
 use crate::telemetry::OutputCounters;
 
+/// Prints what is left of `chunk`, as [`super::Transport::send`] does.
+pub(super) async fn print(
+    chunk: &mut Chunk,
+    throttle: &mut Throttle,
+    counters: &OutputCounters,
+) -> Result<(), SendError> {
+    while !chunk.unwritten().is_empty() {
+        let part = next_part(chunk, throttle).to_vec();
+        throttle.ready(part.len(), counters).await;
+        let (gone, outcome) = write(part).await?;
+        throttle.went(gone);
+        count(counters, chunk.wrote(gone));
+        match outcome {
+            Ok(()) => {}
+            Err(Errno::PIPE) => return Err(SendError::Gone),
+            Err(error) => return Err(SendError::Lost(error.into())),
+        }
+    }
+    Ok(())
+}
+
 /// Standard output is written to on a thread of its own, since it may block, and
-/// whoever opened it may have made it not block: both are waited out.
-pub(super) async fn print(chunk: &mut Chunk, counters: &OutputCounters) -> Result<(), SendError> {
-    let bytes = chunk.unwritten().to_vec();
+/// whoever opened it may have made it not block: both are waited out. Returns how
+/// many bytes went.
+async fn write(bytes: Vec<u8>) -> Result<(usize, Result<(), Errno>), SendError> {
     let printing = spawn_blocking(move || {
         let mut gone = 0;
         while let Some(rest @ [_, ..]) = bytes.get(gone..) {
@@ -33,13 +55,7 @@ pub(super) async fn print(chunk: &mut Chunk, counters: &OutputCounters) -> Resul
         }
         (gone, Ok(()))
     });
-    let (gone, outcome) = printing
+    printing
         .await
-        .map_err(|error| SendError::Lost(io::Error::other(error)))?;
-    count(counters, chunk.wrote(gone));
-    match outcome {
-        Ok(()) => Ok(()),
-        Err(Errno::PIPE) => Err(SendError::Gone),
-        Err(error) => Err(SendError::Lost(error.into())),
-    }
+        .map_err(|error| SendError::Lost(io::Error::other(error)))
 }

@@ -39,18 +39,21 @@ async fn after_a_refusal_the_next_of_a_udp_receivers_addresses_is_used() {
         addresses: vec![there_address, nobody_address],
         refusals: 0,
     });
-    let counters = OutputCounters::default();
+    let (mut throttle, counters) = (Throttle::default(), OutputCounters::default());
     let mut chunk = chunk(Delimiter::Datagram, "a:1|c\nb:1|c\nc:1|c\n");
     // The first goes nowhere, which the second is told.
     while !matches!(
-        transport.send(&mut chunk, &counters).await,
+        transport.send(&mut chunk, &mut throttle, &counters).await,
         Err(SendError::Refused)
     ) {
         chunk = self::chunk(Delimiter::Datagram, "a:1|c\nb:1|c\nc:1|c\n");
     }
     let next = chunk.next_payload().unwrap().to_vec();
     transport.next_address().await.unwrap();
-    transport.send(&mut chunk, &counters).await.unwrap();
+    transport
+        .send(&mut chunk, &mut throttle, &counters)
+        .await
+        .unwrap();
     assert_eq!(received(&there).await, next);
     assert_eq!(chunk.lines(), 0);
 }
@@ -64,9 +67,12 @@ async fn a_udp_receiver_of_one_address_is_kept_after_a_refusal() {
         .await
         .unwrap();
     transport.next_address().await.unwrap();
-    let counters = OutputCounters::default();
+    let (mut throttle, counters) = (Throttle::default(), OutputCounters::default());
     let mut chunk = chunk(Delimiter::Datagram, "a:1|c\n");
-    transport.send(&mut chunk, &counters).await.unwrap();
+    transport
+        .send(&mut chunk, &mut throttle, &counters)
+        .await
+        .unwrap();
     assert_eq!(received(&there).await, b"a:1|c\n");
     assert_eq!(counters.sent.get(), 1);
     assert_eq!(counters.payloads.get(), 1);

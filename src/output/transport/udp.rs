@@ -10,6 +10,7 @@ use super::connect::{ConnectError, resolve};
 use super::{SendError, consider, count};
 use crate::address::HostPort;
 use crate::output::payload::Chunk;
+use crate::output::throttle::Throttle;
 use crate::telemetry::OutputCounters;
 
 /// Refusals in a row after which a UDP receiver's name is looked up again.
@@ -55,12 +56,15 @@ impl Udp {
     pub(super) async fn send(
         &mut self,
         chunk: &mut Chunk,
+        throttle: &mut Throttle,
         counters: &OutputCounters,
     ) -> Result<(), SendError> {
         while let Some(payload) = chunk.next_payload() {
+            throttle.ready(payload.len(), counters).await;
             match self.socket.send(payload).await {
-                Ok(_) => {
+                Ok(bytes) => {
                     self.refusals = 0;
+                    throttle.went(bytes);
                     count(counters, chunk.pass_payload());
                 }
                 Err(error) => self.consider(error).await?,
