@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,17 +96,14 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
         stages.spawn(listener.run(Arc::clone(&forwarded), counters, stop.clone()));
     }
     drop(forwarded);
+    let last_report = CancellationToken::new();
+    let reporter = |to: Own| Reporter::new(&config.report, &config.tags, to.tagged, to.untagged);
     let voice = Voice {
-        reporter: Reporter::new(
-            &config.report,
-            &config.tags,
-            outputs.tagged,
-            outputs.untagged,
-        ),
+        at_once: reporter(outputs.at_once),
+        spread: reporter(outputs.spread).paced(config.interval.0 / 2, last_report.clone()),
         telemetry,
         started: Instant::now(),
     };
-    let last_report = CancellationToken::new();
     let mut report = tokio::spawn(report(
         voice,
         collectors,
@@ -170,19 +168,28 @@ struct Outputs {
     tasks: JoinSet<Ending>,
     /// Makes them count what they hold as dropped.
     give_up: CancellationToken,
-    /// The agent's own lines, for formats with tags.
-    tagged: Fanout,
-    /// The agent's own lines, for formats without.
-    untagged: Fanout,
+    /// The agent's own lines, for outputs that get them at once.
+    at_once: Own,
+    /// The agent's own lines, for outputs that get long reports in portions.
+    spread: Own,
     /// Lines of the listeners.
     forwarded: Fanout,
+}
+
+/// The ends that the agent's own lines go into.
+#[derive(Default)]
+struct Own {
+    /// For formats with tags.
+    tagged: Fanout,
+    /// For formats without.
+    untagged: Fanout,
 }
 
 impl Outputs {
     fn start(config: &Config, own: &Arc<OwnListeners>, telemetry: &mut Telemetry) -> Self {
         let give_up = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let (mut tagged, mut untagged, mut forwarded) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut at_once, mut spread, mut forwarded) = (Own::default(), Own::default(), Vec::new());
         for output in &config.outputs {
             let counters = Arc::default();
             let hostname = hostname(config, output);
@@ -191,12 +198,17 @@ impl Outputs {
                 .outputs
                 .push((output.address.to_string(), counters));
             if output.takes(LineSource::Collector) {
-                let own = inlet.for_source(LineSource::Collector);
-                if output.format.has_tags() {
-                    tagged.push(own);
+                let own = if output.spread {
+                    &mut spread
                 } else {
-                    untagged.push(own);
-                }
+                    &mut at_once
+                };
+                let fanout = if output.format.has_tags() {
+                    &mut own.tagged
+                } else {
+                    &mut own.untagged
+                };
+                fanout.add(inlet.for_source(LineSource::Collector));
             }
             if output.takes(LineSource::Listeners) {
                 forwarded.push(inlet.for_source(LineSource::Listeners));
@@ -208,8 +220,8 @@ impl Outputs {
         Self {
             tasks,
             give_up,
-            tagged: Fanout::new(tagged),
-            untagged: Fanout::new(untagged),
+            at_once,
+            spread,
             forwarded: Fanout::new(forwarded),
         }
     }
@@ -243,7 +255,7 @@ fn hostname(config: &Config, output: &config::Output) -> String {
 
 /// Waits for the outputs, whose senders are gone, and then for them to give up.
 async fn finish(mut tasks: JoinSet<Ending>, give_up: &CancellationToken) {
-    let mut all = std::pin::pin!(async move {
+    let mut all = pin!(async move {
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 error!(%error, "an output failed");
@@ -259,7 +271,9 @@ async fn finish(mut tasks: JoinSet<Ending>, give_up: &CancellationToken) {
 
 /// The report and what it tells of.
 struct Voice {
-    reporter: Reporter,
+    /// Ends before the other begins.
+    at_once: Reporter,
+    spread: Reporter,
     telemetry: Telemetry,
     started: Instant,
 }
@@ -271,14 +285,17 @@ impl Voice {
             resident: resident_bytes(),
         };
         let now = Instant::now();
-        self.reporter
-            .report(snapshots, &self.telemetry, &process, now)
-            .await;
+        for reporter in [&mut self.at_once, &mut self.spread] {
+            reporter
+                .report(snapshots, &self.telemetry, &process, now)
+                .await;
+        }
     }
 }
 
 /// Asks the collectors at each tick, and sends what they answer and what the agent
-/// counted itself.
+/// counted itself. A report that is spread goes on while they are asked again: it takes
+/// half a tick, so that no more than one other waits for its end.
 async fn report(
     mut voice: Voice,
     mut collectors: Collectors,
@@ -291,7 +308,20 @@ async fn report(
         tokio::select! {
             biased;
             () = last.cancelled() => break,
-            snapshots = collectors.report() => voice.report(&snapshots).await,
+            snapshots = collectors.report() => {
+                let mut reporting = pin!(voice.report(&snapshots));
+                let mut asked = false;
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = &mut reporting => break,
+                        _ = ticks.tick(), if !asked => {
+                            collectors.tick();
+                            asked = true;
+                        }
+                    }
+                }
+            }
             _ = ticks.tick() => collectors.tick(),
         }
     }

@@ -13,6 +13,7 @@ mod connections;
 mod deltas;
 mod lane;
 mod namespace;
+mod pace;
 mod packed;
 mod print;
 #[cfg(test)]
@@ -21,13 +22,16 @@ pub mod text;
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::yield_now;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::connections::ZERO_FOR;
 use self::deltas::Deltas;
 use self::lane::Lane;
+use self::pace::Pace;
 pub use self::print::print;
 use crate::config;
 use crate::hosts::select::Selection;
@@ -142,6 +146,7 @@ pub fn resident_bytes() -> Option<u64> {
 #[derive(Debug)]
 pub struct Reporter {
     lanes: Vec<Lane>,
+    pace: Option<Arc<Pace>>,
     settings: config::Report,
     deltas: Deltas,
     /// Of each collector, in their order.
@@ -166,12 +171,25 @@ impl Reporter {
         }
         Self {
             lanes,
+            pace: None,
             settings: settings.clone(),
             deltas: Deltas::default(),
             reported: Vec::new(),
             name: String::new(),
             values: Vec::new(),
         }
+    }
+
+    /// The same, that takes up to `most` for a long report, and as little as a UDP receiver
+    /// bears once it is told to `hurry`.
+    #[must_use]
+    pub fn paced(mut self, most: Duration, hurry: CancellationToken) -> Self {
+        let pace = Arc::new(Pace::new(most, hurry));
+        for lane in &mut self.lanes {
+            lane.keep(&pace);
+        }
+        self.pace = Some(pace);
+        self
     }
 
     /// One tick's lines, always in the same order, of snapshots of different
@@ -186,6 +204,15 @@ impl Reporter {
         process: &Process,
         now: Instant,
     ) {
+        if self.lanes.is_empty() {
+            return;
+        }
+        if let Some(pace) = &self.pace {
+            let lines: usize = (snapshots.iter())
+                .map(|snapshot| expected(&snapshot.connections, &self.settings))
+                .sum();
+            pace.begin(lines * self.lanes.len());
+        }
         for snapshot in snapshots {
             self.connections(snapshot, now).await;
             if self.settings.table {
@@ -296,6 +323,20 @@ impl Reporter {
             send(Sample { value, ..sample });
         });
     }
+}
+
+/// How many lines there will be of it, about: rather too many.
+fn expected(selection: &Selection, settings: &config::Report) -> usize {
+    let of_activity = [
+        (settings.rates, 2),
+        (settings.traffic, 4),
+        (settings.durations, 2),
+    ];
+    let lines: usize = of_activity
+        .iter()
+        .map(|&(is_told, lines)| if is_told { lines } else { 0 })
+        .sum();
+    lines * selection.activities.len() + selection.rows.len()
 }
 
 /// What one collector was reported to be, so that it is reported as 0 after a change.

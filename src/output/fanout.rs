@@ -15,6 +15,11 @@ impl Fanout {
         Self { inlets }
     }
 
+    /// And over this one.
+    pub fn add(&mut self, inlet: Inlet) {
+        self.inlets.push(inlet);
+    }
+
     /// Whether no output takes the lines.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -10,6 +10,7 @@ use cadence::{Metric, MetricBuilder, MetricSink, StatsdClient};
 use foldhash::fast::RandomState;
 
 use super::namespace::Namespace;
+use super::pace::Pace;
 use super::{own, text};
 use crate::output::Fanout;
 
@@ -21,6 +22,7 @@ const MAX_PACKED: usize = 1024;
 #[derive(Clone, Debug)]
 struct Sink {
     outputs: Arc<Mutex<Lines>>,
+    pace: Option<Arc<Pace>>,
 }
 
 #[derive(Debug)]
@@ -37,6 +39,9 @@ impl MetricSink for Sink {
         line.extend_from_slice(metric.as_bytes());
         line.push(b'\n');
         fanout.offer(line);
+        if let Some(pace) = &self.pace {
+            pace.count(line.len());
+        }
         Ok(metric.len())
     }
 }
@@ -96,6 +101,7 @@ impl Lane {
                 fanout,
                 line: Vec::new(),
             })),
+            pace: None,
         };
         Self {
             own: client(own::PREFIX, tags, sink.clone()),
@@ -106,6 +112,11 @@ impl Lane {
             has_tags,
             most_bytes,
         }
+    }
+
+    /// Sends what there may be many lines of at this pace. To be called before any is.
+    pub(super) fn keep(&mut self, pace: &Arc<Pace>) {
+        self.sink.pace = Some(Arc::clone(pace));
     }
 
     /// What is sent of a network namespace; `None` is the daemon's own.
@@ -133,6 +144,7 @@ impl Lane {
                     client(prefix, &tags, cadence::NopMetricSink),
                     *has_tags,
                     *most_bytes,
+                    sink.pace.clone(),
                 )
             })
     }

@@ -1,10 +1,13 @@
 //! What a lane sends of one network namespace, and what was sent of it so far.
 
+use std::sync::Arc;
+
 use cadence::StatsdClient;
 use cadence::prelude::*;
 use tokio::task::yield_now;
 
 use super::connections::Connections;
+use super::pace::Pace;
 
 /// Lines between two turns of the runtime: some 100 µs of work.
 const LINES_PER_TURN: u32 = 256;
@@ -19,16 +22,18 @@ pub(super) struct Namespace {
     /// The longest line of packed values.
     pub(super) most_bytes: usize,
     pub(super) connections: Connections,
+    pace: Option<Arc<Pace>>,
     lines: u32,
 }
 
 impl Namespace {
-    /// Sends by `client`; `measure` makes the same lines and sends none.
+    /// Sends by `client`, at this pace; `measure` makes the same lines and sends none.
     pub(super) fn new(
         client: StatsdClient,
         measure: StatsdClient,
         has_tags: bool,
         most_bytes: usize,
+        pace: Option<Arc<Pace>>,
     ) -> Self {
         Self {
             client,
@@ -36,6 +41,7 @@ impl Namespace {
             has_tags,
             most_bytes,
             connections: Connections::default(),
+            pace,
             lines: 0,
         }
     }
@@ -43,7 +49,10 @@ impl Namespace {
     /// To be called behind each line of many.
     pub(super) async fn turn(&mut self) {
         self.lines += 1;
-        if self.lines >= LINES_PER_TURN {
+        if let Some(pace) = self.pace.as_deref().filter(|pace| pace.is_due()) {
+            self.lines = 0;
+            pace.pause().await;
+        } else if self.lines >= LINES_PER_TURN {
             self.lines = 0;
             yield_now().await;
         }

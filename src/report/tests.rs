@@ -18,6 +18,7 @@ mod connections;
 mod durations;
 mod namespaces;
 mod own;
+mod pace;
 mod strict;
 
 const TICK: Duration = Duration::from_secs(10);

@@ -21,4 +21,5 @@ mod real_clients;
 mod real_receivers;
 mod snapshot;
 mod sockets;
+mod spread;
 mod support;
