@@ -23,3 +23,4 @@ mod snapshot;
 mod sockets;
 mod spread;
 mod support;
+mod throttle;

@@ -116,7 +116,7 @@ async fn a_report_of_middling_length_is_not_drawn_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_report_in_a_hurry_goes_with_the_shortest_pauses() {
+async fn a_report_in_a_hurry_goes_with_short_pauses() {
     let hurry = CancellationToken::new();
     let mut bench = paced(&connections_only(), &hurry);
     let snapshot = hosts(25_000);
@@ -127,7 +127,7 @@ async fn a_report_in_a_hurry_goes_with_the_shortest_pauses() {
         hurry.cancel();
     });
     let took = begun.elapsed();
-    assert!(took > soon && took < soon + HALF / 10, "{took:?}");
+    assert!(took > soon && took < soon + HALF / 4, "{took:?}");
     let lines: usize = told.iter().map(|(_, lines)| lines.len()).sum();
     assert_eq!(lines, 100_002);
 }
