@@ -17,11 +17,14 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
 use crate::collector::{CollectorError, Collectors, command};
-use crate::config::{self, Config, Format, LineSource};
+use crate::config::{self, Config, Format, GroupMode, LineSource};
 use crate::flow::key::KeyHasher;
 use crate::listen::{ListenError, Listener};
+use crate::output::only::Only;
 use crate::output::own::OwnListeners;
-use crate::output::{Ending, Fanout, Output};
+use crate::output::shards::Shards;
+use crate::output::turn::Turn;
+use crate::output::{Branch, Ending, Fanout, Output, Way};
 use crate::report::{Process, Reporter, Snapshot, resident_bytes};
 use crate::telemetry::{OutputCounters, Telemetry};
 
@@ -190,39 +193,73 @@ impl Outputs {
         let give_up = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (mut at_once, mut spread, mut forwarded) = (Own::default(), Own::default(), Vec::new());
-        for output in &config.outputs {
-            let counters = Arc::default();
-            let hostname = hostname(config, output);
-            let (inlet, task) = Output::new(output, &hostname, Arc::clone(&counters));
-            telemetry
-                .outputs
-                .push((output.address.to_string(), counters));
-            if output.takes(LineSource::Collector) {
-                let own = if output.spread {
+        for members in config.output_groups() {
+            let members: Vec<_> = members
+                .iter()
+                .filter_map(|&place| config.outputs.get(place))
+                .collect();
+            let Some(&first) = members.first() else {
+                continue;
+            };
+            let addresses = || members.iter().map(|output| output.address.to_string());
+            let turn = Arc::new(Turn::new(&first.group, addresses()));
+            let mut ends = Vec::new();
+            for (output, health) in members.iter().zip(turn.healths()) {
+                let counters = Arc::<OutputCounters>::default();
+                let hostname = hostname(config, output);
+                let (inlet, task) = Output::new(output, &hostname, Arc::clone(&counters));
+                let name = output.address.to_string();
+                telemetry.outputs.push((name, Arc::clone(&counters)));
+                ends.push((inlet, counters));
+                info!(address = %output.address, "sending to");
+                let task = task.avoiding(Arc::clone(own)).telling(health);
+                tasks.spawn(task.run(give_up.clone()));
+            }
+            let Some((_, counters)) = ends.first() else {
+                continue;
+            };
+            let only = Arc::new(Only::new(&first.only));
+            let addresses: Vec<_> = addresses().collect();
+            let shards = Arc::new(Shards::new(addresses.iter().map(String::as_str)));
+            let branch = |source| {
+                let mut inlets: Vec<_> = ends
+                    .iter()
+                    .map(|(inlet, _)| inlet.for_source(source))
+                    .collect();
+                let way = match (first.group_mode, inlets.len()) {
+                    (_, 1) => Way::Lone(inlets.remove(0)),
+                    (GroupMode::Failover, _) => Way::Failover(inlets, Arc::clone(&turn)),
+                    (GroupMode::Hash, _) => Way::Hash(inlets, Arc::clone(&shards)),
+                };
+                Branch {
+                    way,
+                    only: Arc::clone(&only),
+                    counters: Arc::clone(counters),
+                }
+            };
+            if first.takes(LineSource::Collector) {
+                let own = if first.spread {
                     &mut spread
                 } else {
                     &mut at_once
                 };
-                let fanout = if output.format.has_tags() {
+                let fanout = if first.format.has_tags() {
                     &mut own.tagged
                 } else {
                     &mut own.untagged
                 };
-                fanout.add(inlet.for_source(LineSource::Collector));
+                fanout.add(branch(LineSource::Collector));
             }
-            if output.takes(LineSource::Listeners) {
-                forwarded.push(inlet.for_source(LineSource::Listeners));
+            if first.takes(LineSource::Listeners) {
+                forwarded.push(branch(LineSource::Listeners));
             }
-            info!(address = %output.address, "sending to");
-            let task = task.avoiding(Arc::clone(own));
-            tasks.spawn(task.run(give_up.clone()));
         }
         Self {
             tasks,
             give_up,
             at_once,
             spread,
-            forwarded: Fanout::new(forwarded),
+            forwarded: Fanout::of(forwarded),
         }
     }
 }

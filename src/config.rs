@@ -24,7 +24,7 @@ pub use self::environment::Environment;
 pub use self::hosts::{Hosts, Names, NatView, PublicInbound};
 pub use self::listener::{Framing, Listener, OriginChoice};
 pub use self::load::{ConfigError, Loaded, built_in, load, parse};
-pub use self::output::{Format, LineSource, OnFull, Output};
+pub use self::output::{Format, GroupMode, LineSource, OnFull, Output};
 pub use self::place::{File, Place, Wrong};
 pub use self::report::{Report, StateView};
 pub use self::units::{

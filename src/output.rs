@@ -16,11 +16,15 @@
 pub mod backoff;
 pub mod fanout;
 pub mod format;
+pub mod health;
+pub mod only;
 pub mod own;
 pub mod payload;
 pub mod queue;
+pub mod shards;
 pub mod throttle;
 pub mod transport;
+pub mod turn;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -31,8 +35,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use self::backoff::{Backoff, Bounds};
-pub use self::fanout::{Fanout, Room};
+pub use self::fanout::{Branch, Fanout, Room, Way};
 use self::format::Encoding;
+use self::health::Health;
 use self::own::OwnListeners;
 use self::payload::{Chunk, Delimiter, Shape};
 use self::queue::{Inlet, Outlet, Settings, queue_of};
@@ -107,6 +112,7 @@ pub struct Output {
     refused: LogLimit,
     looped: LogLimit,
     own: Arc<OwnListeners>,
+    health: Arc<Health>,
 }
 
 /// Failures since the last good connection.
@@ -187,6 +193,7 @@ impl Output {
             refused: log_limit(),
             looped: LogLimit::new(1, Duration::MAX),
             own: Arc::default(),
+            health: Arc::default(),
         };
         (inlet, output)
     }
@@ -195,6 +202,12 @@ impl Output {
     #[must_use]
     pub fn avoiding(self, own: Arc<OwnListeners>) -> Self {
         Self { own, ..self }
+    }
+
+    /// The same, that tells its health to this.
+    #[must_use]
+    pub fn telling(self, health: Arc<Health>) -> Self {
+        Self { health, ..self }
     }
 
     /// Sends until every sender is gone and all was sent, or until `abandon` is
@@ -208,6 +221,7 @@ impl Output {
         let Some(reason) = reason else {
             return Ending::Drained;
         };
+        self.health.is_away();
         let cut = self.chunk.take().map_or(0, |chunk| chunk.lines());
         self.counters.dropped.add(reason, cut);
         let lines = cut + self.outlet.close(reason);
@@ -227,8 +241,11 @@ impl Output {
         loop {
             let address = self.address.clone();
             let own = Arc::clone(&self.own);
-            match self.meanwhile(Transport::connect(&address, &own)).await? {
+            let health = Arc::clone(&self.health);
+            let connected = health.within(STUCK, Transport::connect(&address, &own));
+            match self.meanwhile(connected).await? {
                 Ok(transport) => {
+                    health.is_well();
                     self.counters.connects.add(1);
                     self.outage.over(&address);
                     let since = Instant::now();
@@ -254,6 +271,7 @@ impl Output {
                     }
                 }
             }
+            health.is_away();
             self.outlet.widen();
             let pause = sleep(self.backoff.next_delay());
             self.meanwhile(pause).await?;
@@ -288,6 +306,8 @@ impl Output {
                     },
                 },
             };
+            // One that waits for its rate is well.
+            let is_held = self.throttle.holds();
             let sent = {
                 let sending = transport.send(chunk, &mut self.throttle, &self.counters);
                 tokio::pin!(sending);
@@ -299,12 +319,16 @@ impl Output {
                     }
                     () = sleep(STUCK) => {
                         self.outlet.widen();
+                        if !is_held {
+                            self.health.is_away();
+                        }
                         sending.await
                     }
                 }
             };
             match sent {
                 Ok(()) => {
+                    self.health.is_well();
                     if let Some(chunk) = self.chunk.take() {
                         self.outlet.release(chunk);
                     }
@@ -319,6 +343,7 @@ impl Output {
                 }
                 Err(SendError::Refused) => {
                     self.counters.errors.add(OutputError::Refused, 1);
+                    self.health.is_refused();
                     if let Some(suppressed) = self.refused.permit() {
                         let (output, error) = (&self.address, SendError::Refused);
                         warn!(%output, %error, suppressed, "a datagram was refused");

@@ -215,6 +215,8 @@ reasons! {
 pub struct OutputCounters {
     /// Lines offered to the output, dropped ones included.
     pub accepted: Counter,
+    /// Lines that `only` left out before: not offered.
+    pub filtered: Counter,
     /// Lines handed to the transport whole.
     pub sent: Counter,
     /// Lines given up.
@@ -323,6 +325,7 @@ impl Telemetry {
         for (name, output) in &self.outputs {
             of.tag = Some(("output", name));
             of.count("output.lines", &output.accepted);
+            of.count("output.lines_filtered", &output.filtered);
             of.count("output.lines_sent", &output.sent);
             of.reasons("output.lines_dropped", &output.dropped);
             of.gauge("output.lines_held", output.held());

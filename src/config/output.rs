@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Burst, ByteRate, ByteSize, Interval};
+use super::{Burst, ByteRate, ByteSize, Config, Interval};
 use crate::address::{Address, DEFAULT_PORT, HostPort};
 
 /// How an output writes a line.
@@ -37,6 +37,16 @@ pub enum OnFull {
     Block,
     /// Dropped and counted.
     Drop,
+}
+
+/// How the outputs of a group share its lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupMode {
+    /// All lines go to the first in order that is well.
+    Failover,
+    /// Each line goes to the one that its context belongs to, by consistent hashing.
+    Hash,
 }
 
 /// Whose lines an output takes.
@@ -76,10 +86,14 @@ pub struct Output {
     pub backlog_contexts: u64,
     /// Whether an outage's counts and gauges carry their own timestamps.
     pub backfill: bool,
-    /// Name globs; empty means all.
+    /// Globs of names (of events: titles); empty means all.
     pub only: Vec<String>,
     /// Defaults to both.
     pub sources: Vec<LineSource>,
+    /// Outputs of the same group share lines; empty for none.
+    pub group: String,
+    /// Defaults to failover.
+    pub group_mode: GroupMode,
 }
 
 /// The Agent's own default for UDP: what a 1500 byte MTU leaves, less some for tunnels.
@@ -134,6 +148,28 @@ impl Default for Output {
             backfill: false,
             only: Vec::new(),
             sources: vec![LineSource::Collector, LineSource::Listeners],
+            group: String::new(),
+            group_mode: GroupMode::Failover,
         }
+    }
+}
+
+impl Config {
+    /// The places of the outputs, those of a group together at the place of its first.
+    #[must_use]
+    pub fn output_groups(&self) -> Vec<Vec<usize>> {
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for (place, output) in self.outputs.iter().enumerate() {
+            let name = &output.group;
+            let same = |members: &&mut Vec<usize>| {
+                let first = members.first().and_then(|&first| self.outputs.get(first));
+                !name.is_empty() && first.is_some_and(|first| first.group == *name)
+            };
+            match groups.iter_mut().find(same) {
+                Some(members) => members.push(place),
+                None => groups.push(vec![place]),
+            }
+        }
+        groups
     }
 }

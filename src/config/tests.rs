@@ -177,6 +177,22 @@ fn what_only_several_keys_show_to_be_wrong_is_shown_at_one_of_them() {
             ":2:15: output[0].max_payload",
         ),
         ("[[output]]\nsources = []", "output[0].sources"),
+        (
+            "[[output]]\nonly = [\"a\", \"\"]",
+            ":2:14: output[0].only[1]",
+        ),
+        (
+            "[[output]]\ngroup = \"g\"\n[[output]]\naddress = \"stdout:\"\ngroup = \"g\"\ngroup_mode = \"hash\"",
+            ":6:14: output[1].group_mode: must be as output[0].group_mode is: both are in group \"g\"",
+        ),
+        (
+            "[[output]]\ngroup = \"g\"\n[[output]]\naddress = \"stdout:\"\ngroup = \"g\"\nonly = [\"a\"]",
+            ":6:8: output[1].only: must be as",
+        ),
+        (
+            "[[output]]\ngroup = \"g\"\n[[output]]\n[[output]]\ngroup = \"g\"",
+            "output[2].address: udp://127.0.0.1:8125 is in group \"g\" already",
+        ),
         ("[[output]]\naddress = \"udp://x:0\"", "port 0"),
         ("[[listener]]\naddress = \"stdout:\"", "listener[0].address"),
         (

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+mod groups;
+
 use super::{
     Config, Interval, LineSource, Listener, Names, OnFull, OriginChoice, Output, SourceChoice,
 };
@@ -87,6 +89,7 @@ impl Config {
         for (index, output) in self.outputs.iter().enumerate() {
             self.check_output(&format!("output[{index}]"), output, &mut found);
         }
+        self.check_groups(&mut found);
         let mut seen = BTreeSet::new();
         for (index, listener) in self.listeners.iter().enumerate() {
             let key = format!("listener[{index}]");
@@ -217,6 +220,14 @@ impl Config {
                 "names no source: leave it out for both",
             );
         }
+        for (index, glob) in output.only.iter().enumerate() {
+            if glob.is_empty() {
+                found.add(
+                    format!("{key}.only[{index}]"),
+                    "an empty glob matches no name: leave it out, or write \"*\" for all",
+                );
+            }
+        }
         let address = format!("{key}.address");
         if let Address::Udp(end) | Address::Tcp(end) = &output.address
             && end.port == 0
@@ -287,9 +298,24 @@ impl Config {
                     "backlog_contexts",
                 ),
                 (output.backfill != usual.backfill, "backfill"),
-                (output.only != usual.only, "only"),
             ] {
                 note(differs, &at(key), NOTHING);
+            }
+            note(
+                output.group.is_empty() && output.group_mode != usual.group_mode,
+                &at("group_mode"),
+                "has no effect without a group",
+            );
+        }
+        for members in self.output_groups() {
+            if let [place] = *members
+                && let Some(output) = self.outputs.get(place)
+            {
+                note(
+                    !output.group.is_empty(),
+                    &format!("output[{place}].group"),
+                    "has no effect: no other output is in that group",
+                );
             }
         }
         let usual = Listener::default();

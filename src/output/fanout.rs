@@ -1,42 +1,170 @@
 //! The sending ends of several outputs as one.
 
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::only::Only;
 use super::queue::{Inlet, Reservation};
+use super::shards::{Cut, Shards};
+use super::turn::Turn;
+use crate::telemetry::OutputCounters;
+
+thread_local! {
+    /// Where lines are gathered that are not all for an output.
+    static GATHERED: RefCell<Vec<u8>> = RefCell::default();
+    /// Where they are cut by the output of a group that they belong to.
+    static CUT: RefCell<Cut> = RefCell::default();
+}
+
+/// The way of one source's lines into one output, or into the outputs of a group.
+#[derive(Debug)]
+pub struct Branch {
+    /// Where they go in.
+    pub way: Way,
+    /// Which of them do.
+    pub only: Arc<Only>,
+    /// What counts the others: of a group, its first output's.
+    pub counters: Arc<OutputCounters>,
+}
+
+/// Where lines go in. A group has an inlet for each output, in its order.
+#[derive(Debug)]
+pub enum Way {
+    /// An output by itself.
+    Lone(Inlet),
+    /// The output whose turn it is.
+    Failover(Vec<Inlet>, Arc<Turn>),
+    /// The output that the line's context belongs to.
+    Hash(Vec<Inlet>, Arc<Shards>),
+}
+
+impl Way {
+    fn inlets(&self) -> &[Inlet] {
+        match self {
+            Self::Lone(inlet) => std::slice::from_ref(inlet),
+            Self::Failover(inlets, _) | Self::Hash(inlets, _) => inlets,
+        }
+    }
+
+    /// The inlet at a group's place, or, which there always is, the first.
+    fn at(&self, place: usize) -> Option<&Inlet> {
+        let inlets = self.inlets();
+        inlets.get(place).or_else(|| inlets.first())
+    }
+
+    /// Hands on lines, each with its newline, through the room there is.
+    fn push(&self, lines: &[u8], count: u64, parts: &mut Parts<'_, '_>) {
+        match self {
+            Self::Lone(inlet) => put(parts.next(), inlet, lines, count),
+            // What there is room for goes there, whoever has the turn meanwhile.
+            Self::Failover(_, turn) => match (parts.next(), self.at(turn.present())) {
+                (Some(part), _) => {
+                    let inlet = part.inlet;
+                    put(Some(part), inlet, lines, count);
+                }
+                (None, Some(inlet)) => put(None, inlet, lines, count),
+                (None, None) => {}
+            },
+            Self::Hash(inlets, shards) => CUT.with_borrow_mut(|cut| {
+                let mut inlets = inlets.iter();
+                let mut to = 0;
+                shards.cut(lines, cut, |place, lines, count| {
+                    // Places come in order.
+                    let skipped = place - to;
+                    to = place + 1;
+                    let (inlet, part) = (inlets.nth(skipped), parts.nth(skipped));
+                    if let Some(inlet) = inlet {
+                        put(part, inlet, lines, count);
+                    }
+                });
+                // The next branch begins behind this one's parts.
+                let rest = inlets.len();
+                if rest > 0 {
+                    parts.nth(rest - 1);
+                }
+            }),
+        }
+    }
+}
+
+impl Branch {
+    /// Hands one line, with its newline, on; to each output that has room.
+    fn offer(&self, line: &[u8]) {
+        if !self.only.takes(line) {
+            self.counters.filtered.add(1);
+            return;
+        }
+        let place = match &self.way {
+            Way::Lone(_) => 0,
+            Way::Failover(_, turn) => turn.present(),
+            Way::Hash(_, shards) => shards.place(line),
+        };
+        if let Some(inlet) = self.way.at(place) {
+            inlet.offer(line);
+        }
+    }
+
+    /// Hands on what is to go in, whose room comes next among `parts`.
+    fn push(&self, lines: &[u8], count: u64, parts: &mut Parts<'_, '_>) {
+        if self.only.takes_all() {
+            return self.way.push(lines, count, parts);
+        }
+        GATHERED.with_borrow_mut(|gathered| {
+            let picked = self.only.pick(lines, count, gathered);
+            self.counters.filtered.add(picked.left_out);
+            self.way.push(picked.lines, picked.count, parts);
+        });
+    }
+}
 
 /// The sending ends of every output that takes lines of one source.
 #[derive(Debug, Default)]
 pub struct Fanout {
-    inlets: Vec<Inlet>,
+    branches: Vec<Branch>,
 }
 
 impl Fanout {
-    /// Over these.
+    /// Over outputs that take every line.
     #[must_use]
     pub fn new(inlets: Vec<Inlet>) -> Self {
-        Self { inlets }
+        let branch = |inlet| Branch {
+            way: Way::Lone(inlet),
+            only: Arc::default(),
+            counters: Arc::default(),
+        };
+        Self::of(inlets.into_iter().map(branch).collect())
+    }
+
+    /// Over these.
+    #[must_use]
+    pub fn of(branches: Vec<Branch>) -> Self {
+        Self { branches }
     }
 
     /// And over this one.
-    pub fn add(&mut self, inlet: Inlet) {
-        self.inlets.push(inlet);
+    pub fn add(&mut self, branch: Branch) {
+        self.branches.push(branch);
     }
 
     /// Whether no output takes the lines.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.inlets.is_empty()
+        self.branches.is_empty()
     }
 
     /// The longest line, with its newline, that every output has a payload for.
     #[must_use]
     pub fn payload_limit(&self) -> usize {
-        let limits = self.inlets.iter().map(Inlet::payload_limit);
+        let inlets = self.branches.iter().flat_map(|branch| branch.way.inlets());
+        let limits = inlets.map(Inlet::payload_limit);
         limits.min().unwrap_or(usize::MAX)
     }
 
-    /// Hands one line, with its newline, to each output that has room. Never waits.
+    /// Hands one line, with its newline, to each output that takes it and has room.
+    /// Never waits.
     pub fn offer(&self, line: &[u8]) {
-        for inlet in &self.inlets {
-            inlet.offer(line);
+        for branch in &self.branches {
+            branch.offer(line);
         }
     }
 
@@ -45,7 +173,7 @@ impl Fanout {
     pub fn room(&self) -> Room<'_> {
         Room {
             fanout: self,
-            parts: Vec::with_capacity(self.inlets.len()),
+            parts: Vec::with_capacity(self.branches.len()),
         }
     }
 }
@@ -54,8 +182,29 @@ impl Fanout {
 #[derive(Debug)]
 pub struct Room<'a> {
     fanout: &'a Fanout,
-    /// One for each output, but for those not yet reached by a refill.
-    parts: Vec<Option<Reservation<'a>>>,
+    /// In the order of the branches: one for each output; for a group whose outputs
+    /// take turns, one. Those not yet reached by a refill are missing.
+    parts: Vec<Part<'a>>,
+}
+
+type Parts<'r, 'a> = std::slice::IterMut<'r, Part<'a>>;
+
+/// Room in one output, if it has any.
+#[derive(Debug)]
+struct Part<'a> {
+    inlet: &'a Inlet,
+    room: Option<Reservation<'a>>,
+}
+
+fn put(part: Option<&mut Part<'_>>, inlet: &Inlet, lines: &[u8], count: u64) {
+    if count == 0 {
+        return;
+    }
+    match part.and_then(|part| part.room.as_mut()) {
+        Some(room) => room.push(lines, count),
+        // What is wanted now may be less than what was asked for.
+        None => inlet.offer_lines(lines, count),
+    }
 }
 
 impl Room<'_> {
@@ -65,26 +214,30 @@ impl Room<'_> {
     pub async fn refill(&mut self, bytes: usize) -> bool {
         let mut waited = false;
         self.parts.clear();
-        for inlet in &self.fanout.inlets {
-            let mut part = inlet.try_reserve(bytes);
-            if part.is_none() && inlet.blocks() {
-                waited = true;
-                part = inlet.reserve(bytes).await;
+        for Branch { way, .. } in &self.fanout.branches {
+            if let Way::Failover(_, turn) = way {
+                let part = reserve_in_turn(way, turn, bytes, &mut waited).await;
+                self.parts.extend(part);
+                continue;
             }
-            self.parts.push(part);
+            for inlet in way.inlets() {
+                let mut room = inlet.try_reserve(bytes);
+                if room.is_none() && inlet.blocks() {
+                    waited = true;
+                    room = inlet.reserve(bytes).await;
+                }
+                self.parts.push(Part { inlet, room });
+            }
         }
         waited
     }
 
-    /// Hands `count` lines, each with its newline, to every output; where there is
-    /// no room they are counted as dropped.
+    /// Hands `count` lines, each with its newline, to every output that takes
+    /// them; where there is no room they are counted as dropped.
     pub fn push(&mut self, lines: &[u8], count: u64) {
-        for (turn, inlet) in self.fanout.inlets.iter().enumerate() {
-            match self.parts.get_mut(turn) {
-                Some(Some(room)) => room.push(lines, count),
-                // What is wanted now may be less than what was asked for.
-                Some(None) | None => inlet.offer_lines(lines, count),
-            }
+        let mut parts = self.parts.iter_mut();
+        for branch in &self.fanout.branches {
+            branch.push(lines, count, &mut parts);
         }
     }
 
@@ -94,88 +247,31 @@ impl Room<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use super::*;
-    use crate::config::{Format, LineSource};
-    use crate::output::format::Encoding;
-    use crate::output::payload::{Delimiter, Shape};
-    use crate::output::queue::{Outlet, Settings, queue};
-    use crate::telemetry::{LineDrop, OutputCounters};
-
-    fn output(capacity: usize, blocks: bool) -> (Inlet, Outlet, Arc<OutputCounters>) {
-        let counters = Arc::new(OutputCounters::default());
-        let settings = Settings {
-            shape: Shape {
-                limit: 64,
-                delimiter: Delimiter::Newline,
-            },
-            capacity,
-            flush_interval: Duration::from_millis(100),
-            blocks,
-            encoding: Encoding::new(Format::Dogstatsd, ""),
-        };
-        let (inlet, outlet) = queue(settings, Arc::clone(&counters));
-        (inlet.for_source(LineSource::Listeners), outlet, counters)
-    }
-
-    #[tokio::test]
-    async fn every_output_gets_each_line_and_a_full_one_that_drops_counts_it() {
-        let (wide, mut wide_out, wide_counters) = output(1024, true);
-        let (narrow, mut narrow_out, narrow_counters) = output(8, false);
-        let fanout = Fanout::new(vec![wide, narrow]);
-        let mut room = fanout.room();
-        assert!(!room.refill(64).await);
-        room.push(b"a:1|c\n", 1);
-        assert!(!room.refill(64).await);
-        room.push(b"b:1|c\n", 1);
-        room.release();
-        assert_eq!(wide_out.drain().unwrap().lines(), 2);
-        assert_eq!(narrow_out.drain().unwrap().lines(), 1);
-        assert_eq!(wide_counters.accepted.get(), 2);
-        assert_eq!(narrow_counters.accepted.get(), 2);
-        assert_eq!(narrow_counters.dropped.get(LineDrop::QueueFull), 1);
-        assert_eq!(wide_counters.dropped.total(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_sender_waits_for_the_output_that_blocks_and_says_so() {
-        let (inlet, mut outlet, _) = output(64, true);
-        let fanout = Fanout::new(vec![inlet]);
-        let mut first = fanout.room();
-        assert!(!first.refill(64).await);
-        first.push(&[b"x".repeat(63), b"\n".to_vec()].concat(), 1);
-        let mut second = fanout.room();
-        let mut refill = Box::pin(second.refill(64));
-        assert!(pends(&mut refill).await);
-        let chunk = outlet.drain().unwrap();
-        outlet.release(chunk);
-        assert!(refill.await);
-    }
-
-    #[tokio::test]
-    async fn lines_pushed_after_an_interrupted_refill_are_counted_in_every_output() {
-        let (open, _open_out, open_counters) = output(1024, true);
-        let (full, _full_out, full_counters) = output(8, true);
-        full.offer(b"a:1|c\n");
-        let fanout = Fanout::new(vec![open, full]);
-        let mut room = fanout.room();
-        assert!(pends(&mut Box::pin(room.refill(8))).await);
-        room.push(b"b:1|c\n", 1);
-        assert_eq!(open_counters.held(), 1);
-        assert_eq!(full_counters.accepted.get(), 2);
-        assert_eq!(full_counters.dropped.get(LineDrop::QueueFull), 1);
-    }
-
-    /// Polls once.
-    async fn pends(future: &mut (impl Future<Output = bool> + Unpin)) -> bool {
+/// Reserves `bytes` in the output whose turn it is; and in the next one, if the
+/// turn goes over while that has no room.
+async fn reserve_in_turn<'a>(
+    way: &'a Way,
+    turn: &Turn,
+    bytes: usize,
+    waited: &mut bool,
+) -> Option<Part<'a>> {
+    loop {
+        let mut changed = std::pin::pin!(turn.changed().notified());
+        // Before the turn is looked at, so that no change is missed.
+        changed.as_mut().enable();
+        let inlet = way.at(turn.present())?;
+        let room = inlet.try_reserve(bytes);
+        if room.is_some() || !inlet.blocks() {
+            return Some(Part { inlet, room });
+        }
+        *waited = true;
         tokio::select! {
             biased;
-            _ = future => false,
-            () = std::future::ready(()) => true,
+            room = inlet.reserve(bytes) => return Some(Part { inlet, room }),
+            () = changed => {}
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ mod counting;
 mod decode;
 mod end_to_end;
 mod events;
+mod groups;
 mod listen;
 mod local_addresses;
 mod log;
