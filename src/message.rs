@@ -16,6 +16,7 @@ mod view;
 use memchr::memchr;
 
 pub use self::lines::{Run, check_lines};
+pub(crate) use self::number::parse as parse_number;
 pub use self::view::{Event, Message, Metric, ServiceCheck, Status, Tags};
 use crate::telemetry::reasons;
 

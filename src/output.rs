@@ -13,6 +13,7 @@
 //!
 //! [`OutputCounters`], as `conntally.output.*`.
 
+pub mod backlog;
 pub mod backoff;
 pub mod fanout;
 pub mod format;

@@ -193,6 +193,14 @@ reasons! {
         Shutdown = "shutdown",
         /// Nobody reads the output any more, and nobody will.
         Closed = "closed",
+        /// The backlog had no room for it, and its sender had its share.
+        BacklogFull = "backlog_full",
+        /// It was in the backlog, and gave way to a sender with less than its share.
+        BacklogEvicted = "backlog_evicted",
+        /// It was one that never merges, and the backlog held as many of those as it may.
+        BacklogUnmerged = "backlog_unmerged",
+        /// A set in the backlog had as many members as it may.
+        BacklogSet = "backlog_set",
     }
 }
 

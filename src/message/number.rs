@@ -54,7 +54,7 @@ fn unsigned(text: &[u8]) -> &[u8] {
 }
 
 /// The number, if it is one and finite.
-pub(super) fn parse(text: &[u8]) -> Option<f64> {
+pub(crate) fn parse(text: &[u8]) -> Option<f64> {
     let number = if text.contains(&b'_') {
         if !underscores_separate_digits(text) {
             return None;

@@ -1,0 +1,431 @@
+//! One context, or one line that never merges: what it holds, what it takes in,
+//! what it is written as.
+
+use foldhash::fast::RandomState;
+
+use super::line::{Line, fields, texts};
+use super::members::{MEMBER_BYTES, Members};
+use super::slots::Links;
+use super::sum::{Sum, write_number};
+use super::values::{Coin, Values};
+use crate::config::LineSource;
+use crate::message::{MetricKind, parse_number};
+use crate::telemetry::LineDrop;
+
+/// What an allocation of so many bytes takes (glibc: 8 more, in steps of 16, 32 at least).
+pub(super) const fn allocated(length: usize) -> usize {
+    let whole = (length + 8).next_multiple_of(16);
+    if whole < 32 { 32 } else { whole }
+}
+
+/// What was taken in beside the line that is the entry's text.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Nothing, and nothing will be: in no index.
+    Alone,
+    /// Nothing, or the text is the last value.
+    Whole,
+    Count(Sum),
+    Signed(Box<Signed>),
+    Set(Box<Members>),
+    Values(Box<Values>),
+}
+
+/// A gauge that was changed by its sign. A server that takes signs for changes
+/// adds all of it up; one that does not sees the last value. Both are right.
+#[derive(Debug)]
+pub(super) struct Signed {
+    /// Whether the entry's text came first, without a sign.
+    has_base: bool,
+    /// All changes but the last one.
+    earlier: Option<Sum>,
+    /// The last one as it came.
+    last: Box<[u8]>,
+}
+
+/// What taking a line in came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    /// It can't be added: the sum would be no number.
+    No,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The first line that came, or a gauge's last one without a sign.
+    pub(super) text: Box<[u8]>,
+    pub(super) hash: u64,
+    /// Lines that it stands for.
+    pub(super) lines: u64,
+    pub(super) state: State,
+    name_bytes: u32,
+    fields_at: u32,
+    pub(super) kind: MetricKind,
+    pub(super) source: LineSource,
+    pub(super) sender: u32,
+    /// Among all, by age.
+    pub(super) queue: Links,
+    /// Among its sender's, by age.
+    pub(super) own: Links,
+}
+
+impl Entry {
+    /// One that merges. `None` if it is longer than 4 GiB.
+    pub(super) fn context(line: &Line<'_>) -> Option<Self> {
+        let mut entry = Self::alone(line.text, line.source);
+        entry.hash = line.hash;
+        entry.state = State::Whole;
+        entry.kind = line.kind;
+        entry.place(line)?;
+        Some(entry)
+    }
+
+    /// One that never does.
+    pub(super) fn alone(text: &[u8], source: LineSource) -> Self {
+        Self {
+            text: text.into(),
+            hash: 0,
+            lines: 1,
+            state: State::Alone,
+            name_bytes: 0,
+            fields_at: 0,
+            kind: MetricKind::Count,
+            source,
+            sender: 0,
+            queue: Links::default(),
+            own: Links::default(),
+        }
+    }
+
+    fn place(&mut self, line: &Line<'_>) -> Option<()> {
+        self.name_bytes = u32::try_from(line.name.len()).ok()?;
+        self.fields_at = u32::try_from(line.text.len() - line.fields.len()).ok()?;
+        Some(())
+    }
+
+    pub(super) const fn is_alone(&self) -> bool {
+        matches!(self.state, State::Alone)
+    }
+
+    fn name(&self) -> &[u8] {
+        self.text
+            .get(..self.name_bytes as usize)
+            .unwrap_or_default()
+    }
+
+    fn fields(&self) -> &[u8] {
+        self.text.get(self.fields_at as usize..).unwrap_or_default()
+    }
+
+    fn values(&self) -> &[u8] {
+        let end =
+            self.fields_at as usize - (1 + self.kind.as_str().len()).min(self.fields_at as usize);
+        let start = self.name_bytes as usize + 1;
+        self.text.get(start..end).unwrap_or_default()
+    }
+
+    fn rate(&self) -> f64 {
+        let rate = fields(self.fields())
+            .filter_map(|field| field.strip_prefix(b"@"))
+            .last();
+        rate.and_then(parse_number).unwrap_or(1.0)
+    }
+
+    /// Whether this line is of its context.
+    pub(super) fn takes(&self, line: &Line<'_>) -> bool {
+        line.is_of(self.source, self.kind, (self.name(), self.fields()))
+    }
+
+    /// Bytes that it takes outside the slot it lies in.
+    pub(super) fn bytes(&self) -> usize {
+        let state = match &self.state {
+            State::Alone | State::Whole | State::Count(_) => 0,
+            State::Signed(signed) => signed_bytes(signed.last.len()),
+            State::Set(members) => allocated(size_of::<Members>()) + members.bytes(),
+            State::Values(values) => allocated(size_of::<Values>()) + values.bytes(),
+        };
+        allocated(self.text.len()) + state
+    }
+
+    /// The most that [`Entry::bytes`] can be when it has taken in this line of its
+    /// context.
+    ///
+    /// # Errors
+    /// If it can't take it in however much room there is.
+    pub(super) fn bytes_with(
+        &self,
+        line: &Line<'_>,
+        hasher: &RandomState,
+    ) -> Result<usize, LineDrop> {
+        let text = allocated(self.text.len());
+        Ok(match (&self.state, self.kind) {
+            (State::Alone, _) | (_, MetricKind::Count) => text,
+            (_, MetricKind::Gauge) if line.is_signed() => text + signed_bytes(line.values.len()),
+            (_, MetricKind::Gauge) => allocated(line.text.len()),
+            (State::Set(members), _) => {
+                let members = if members.contains(line.values, hasher) {
+                    members.bytes()
+                } else if members.is_full() {
+                    return Err(LineDrop::BacklogSet);
+                } else {
+                    members.bytes_with(line.values.len())
+                };
+                text + allocated(size_of::<Members>()) + members
+            }
+            (_, MetricKind::Set) if self.values() == line.values => text,
+            (_, MetricKind::Set) => {
+                let members =
+                    Members::default().bytes_with(self.values().len() + line.values.len());
+                text + allocated(size_of::<Members>()) + members + MEMBER_BYTES
+            }
+            (State::Values(values), _) => {
+                let values = values.bytes_with(line.values.len() + 1);
+                text + allocated(size_of::<Values>()) + values
+            }
+            _ => {
+                let more = self.values().len() + line.values.len() + 1;
+                text + allocated(size_of::<Values>()) + Values::new().bytes_with(more)
+            }
+        })
+    }
+
+    /// Takes in a line of its context. Without room it takes no more bytes than
+    /// it has, for which there must be values to thin.
+    pub(super) fn absorb(
+        &mut self,
+        line: &Line<'_>,
+        has_room: bool,
+        hasher: &RandomState,
+        coin: &mut Coin,
+    ) -> Taken {
+        let taken = match self.kind {
+            MetricKind::Count => self.add(line),
+            MetricKind::Gauge if line.is_signed() => self.change(line),
+            MetricKind::Gauge => self.replace(line),
+            MetricKind::Set => {
+                self.unite(line, hasher);
+                Some(())
+            }
+            MetricKind::Histogram | MetricKind::Timing | MetricKind::Distribution => {
+                self.pack(line, has_room, coin);
+                Some(())
+            }
+        };
+        if taken.is_none() {
+            return Taken::No;
+        }
+        self.lines += 1;
+        Taken::Yes
+    }
+
+    fn add(&mut self, line: &Line<'_>) -> Option<()> {
+        let before = match self.state {
+            State::Count(sum) => sum,
+            _ => Sum::of(texts(self.values()), self.rate())?,
+        };
+        self.state = State::Count(before.plus(Sum::of(line.texts(), line.rate)?)?);
+        Some(())
+    }
+
+    fn replace(&mut self, line: &Line<'_>) -> Option<()> {
+        self.place(line)?;
+        if self.text.len() == line.text.len() {
+            self.text.copy_from_slice(line.text);
+        } else {
+            self.text = line.text.into();
+        }
+        self.state = State::Whole;
+        Some(())
+    }
+
+    fn change(&mut self, line: &Line<'_>) -> Option<()> {
+        fn sum_of(text: &[u8]) -> Option<Sum> {
+            Sum::of([text].into_iter(), 1.0)
+        }
+        if let State::Signed(signed) = &mut self.state {
+            let last = sum_of(&signed.last)?;
+            signed.earlier = Some(match signed.earlier {
+                Some(earlier) => earlier.plus(last)?,
+                None => last,
+            });
+            signed.last = line.values.into();
+            return Some(());
+        }
+        // A gauge's text has one value with a sign, or is as good as without.
+        let is_signed = matches!(self.values(), [b'+' | b'-', rest @ ..] if !rest.contains(&b':'));
+        let earlier = if is_signed {
+            Some(sum_of(self.values())?)
+        } else {
+            None
+        };
+        self.state = State::Signed(Box::new(Signed {
+            has_base: !is_signed,
+            earlier,
+            last: line.values.into(),
+        }));
+        Some(())
+    }
+
+    fn unite(&mut self, line: &Line<'_>, hasher: &RandomState) {
+        if let State::Set(members) = &mut self.state {
+            if !members.contains(line.values, hasher) {
+                members.push(line.values, hasher);
+            }
+        } else if self.values() != line.values {
+            let mut members = Members::default();
+            members.push(self.values(), hasher);
+            members.push(line.values, hasher);
+            self.state = State::Set(Box::new(members));
+        }
+    }
+
+    fn pack(&mut self, line: &Line<'_>, has_room: bool, coin: &mut Coin) {
+        if !matches!(self.state, State::Values(_)) {
+            let mut values = Values::new();
+            for value in texts(self.values()) {
+                values.push(value, usize::MAX, coin);
+            }
+            self.state = State::Values(Box::new(values));
+        }
+        if let State::Values(values) = &mut self.state {
+            let max_bytes = if has_room { usize::MAX } else { values.bytes() };
+            for value in line.texts() {
+                values.push(value, max_bytes, coin);
+            }
+        }
+    }
+
+    /// Writes what it holds, until `room` bytes are written or all is: returns how
+    /// many lines that were, no more than it stands for, and whether it was all.
+    pub(super) fn write(
+        &mut self,
+        line_bytes: usize,
+        room: usize,
+        coin: &mut Coin,
+        to: &mut Vec<u8>,
+    ) -> (u64, bool) {
+        // Apart for the time being: what is written is framed by the rest of the entry.
+        let mut state = std::mem::replace(&mut self.state, State::Whole);
+        let start = to.len();
+        let mut given = 0;
+        let mut is_all = true;
+        match &mut state {
+            State::Alone | State::Whole => {
+                to.extend_from_slice(&self.text);
+                to.push(b'\n');
+                given = 1;
+            }
+            State::Count(sum) => {
+                self.write_line(to, &Suffix::without_rate(), |to| sum.write(false, to));
+                given = 1;
+            }
+            State::Signed(signed) => {
+                if signed.has_base {
+                    to.extend_from_slice(&self.text);
+                    to.push(b'\n');
+                    given += 1;
+                }
+                if let Some(earlier) = signed.earlier {
+                    self.write_line(to, &Suffix::AsItCame, |to| earlier.write(true, to));
+                    given += 1;
+                }
+                self.write_line(to, &Suffix::AsItCame, |to| {
+                    to.extend_from_slice(&signed.last);
+                });
+                given += 1;
+            }
+            State::Set(members) => {
+                while to.len() - start < room
+                    && let Some(member) = members.give()
+                {
+                    self.write_line(to, &Suffix::AsItCame, |to| to.extend_from_slice(member));
+                    given += 1;
+                }
+                is_all = members.is_given();
+            }
+            State::Values(values) => {
+                while !values.is_empty() && to.len() - start < room {
+                    let suffix = Suffix::of(self.rate(), values.block());
+                    let mut fit = line_bytes.saturating_sub(self.frame(&suffix));
+                    if given + 1 >= self.lines && values.len() > fit {
+                        // As long as the rate may yet become.
+                        let longest = self.frame(&Suffix::AsItCame) + LONGEST_RATE_BYTES;
+                        fit = line_bytes.saturating_sub(longest);
+                        values.squeeze(fit, coin);
+                    }
+                    let suffix = Suffix::of(self.rate(), values.block());
+                    let taken = values.take(fit);
+                    self.write_line(to, &suffix, |to| to.extend_from_slice(&taken));
+                    given += 1;
+                }
+                is_all = values.is_empty();
+            }
+        }
+        self.state = state;
+        (given, is_all)
+    }
+
+    /// The length of a line but for its values.
+    fn frame(&self, suffix: &Suffix) -> usize {
+        let rate = match suffix {
+            Suffix::AsItCame => 0,
+            Suffix::Rate(rate) => rate.len(),
+        };
+        self.name_bytes as usize + 2 + self.kind.as_str().len() + rate + self.fields().len()
+    }
+
+    fn write_line(&self, to: &mut Vec<u8>, suffix: &Suffix, values: impl FnOnce(&mut Vec<u8>)) {
+        to.extend_from_slice(self.name());
+        to.push(b':');
+        values(to);
+        to.push(b'|');
+        to.extend_from_slice(self.kind.as_str().as_bytes());
+        match suffix {
+            Suffix::AsItCame => to.extend_from_slice(self.fields()),
+            Suffix::Rate(rate) => {
+                to.extend_from_slice(rate);
+                for field in fields(self.fields()).filter(|field| !field.starts_with(b"@")) {
+                    to.push(b'|');
+                    to.extend_from_slice(field);
+                }
+            }
+        }
+        to.push(b'\n');
+    }
+}
+
+/// A rate of 24 bytes, behind a bar and its sign.
+const LONGEST_RATE_BYTES: usize = 26;
+
+/// What becomes of the sample rate.
+#[derive(Debug)]
+enum Suffix {
+    AsItCame,
+    /// This instead, with the bar and the sign.
+    Rate(Vec<u8>),
+}
+
+impl Suffix {
+    const fn without_rate() -> Self {
+        Self::Rate(Vec::new())
+    }
+
+    fn of(rate: f64, block: u64) -> Self {
+        if block == 1 {
+            return Self::AsItCame;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a power of two is exact")]
+        let rate = rate / block as f64;
+        let mut text = b"|@".to_vec();
+        write_number(rate, &mut text);
+        Self::Rate(text)
+    }
+}
+
+fn signed_bytes(last: usize) -> usize {
+    allocated(size_of::<Signed>()) + allocated(last)
+}
+
+const _: () = assert!(size_of::<Entry>() <= 96);
