@@ -1,6 +1,6 @@
 //! What an output could not take yet, merged by context.
 //!
-//! A context is a metric's name, type, tags and origin (see [`line`]). Of each the
+//! A context is a metric's name, type, tags and origin. Of each the
 //! backlog holds what its lines come to, so that an outage costs memory for the
 //! contexts that were seen and not for how long it lasts:
 //!
