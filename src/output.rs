@@ -35,6 +35,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use self::backlog::Limits;
 use self::backoff::{Backoff, Bounds};
 pub use self::fanout::{Branch, Fanout, Room, Way};
 use self::format::Encoding;
@@ -70,6 +71,9 @@ const fn pauses(min: Duration, max: Duration) -> Bounds {
 /// A connection that lasted so long was a good one: pauses begin short again.
 /// One that is taken and closed at once is not.
 const SETTLED: Duration = Duration::from_secs(1);
+
+/// What a backlog may hold, bytes: contexts of 300 bytes at their default number.
+const BACKLOG_BYTES: usize = 32 << 20;
 
 /// An output that takes no chunk for so long is stuck, or held to its rate.
 const STUCK: Duration = Duration::from_millis(250);
@@ -175,6 +179,11 @@ impl Output {
             capacity: config.queue.as_usize(),
             flush_interval: config.flush_interval.0,
             blocks: config.on_full != OnFull::Drop,
+            backlog: (config.on_full == OnFull::Merge).then(|| Limits {
+                contexts: usize::try_from(config.backlog_contexts).unwrap_or(usize::MAX),
+                bytes: BACKLOG_BYTES,
+                line_bytes: config.payload_limit().saturating_sub(1),
+            }),
             encoding: Encoding::new(config.format, hostname),
         };
         let name = config.address.to_string();

@@ -218,7 +218,7 @@ reasons! {
     }
 }
 
-/// What one output counts. Lines accepted = sent + dropped + held, always.
+/// What one output counts. Lines accepted = sent + merged + dropped + held, always.
 #[derive(Debug, Default)]
 pub struct OutputCounters {
     /// Lines offered to the output, dropped ones included.
@@ -227,6 +227,8 @@ pub struct OutputCounters {
     pub filtered: Counter,
     /// Lines handed to the transport whole.
     pub sent: Counter,
+    /// Lines that went into others of their context.
+    pub merged: Counter,
     /// Lines given up.
     pub dropped: PerReason<LineDrop>,
     /// Payloads sent.
@@ -247,7 +249,7 @@ impl OutputCounters {
     /// Lines in the queue or on their way.
     #[must_use]
     pub fn held(&self) -> u64 {
-        let gone = self.sent.get() + self.dropped.total();
+        let gone = self.sent.get() + self.merged.get() + self.dropped.total();
         self.accepted.get().saturating_sub(gone)
     }
 }
@@ -335,6 +337,7 @@ impl Telemetry {
             of.count("output.lines", &output.accepted);
             of.count("output.lines_filtered", &output.filtered);
             of.count("output.lines_sent", &output.sent);
+            of.count("output.lines_merged", &output.merged);
             of.reasons("output.lines_dropped", &output.dropped);
             of.gauge("output.lines_held", output.held());
             of.count("output.payloads", &output.payloads);

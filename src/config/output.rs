@@ -31,7 +31,7 @@ impl Format {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFull {
-    /// Merged by context. Until there is a backlog, as `block`.
+    /// Merged by context while the output takes nothing; senders wait while it does.
     Merge,
     /// Senders wait; the agent's own lines are dropped and counted.
     Block,
@@ -82,7 +82,7 @@ pub struct Output {
     pub queue: ByteSize,
     /// Defaults to block.
     pub on_full: OnFull,
-    /// What may be merged.
+    /// Contexts that `merge` holds at most.
     pub backlog_contexts: u64,
     /// Whether an outage's counts and gauges carry their own timestamps.
     pub backfill: bool,

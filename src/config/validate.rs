@@ -8,9 +8,7 @@ use std::time::Duration;
 
 mod groups;
 
-use super::{
-    Config, Interval, LineSource, Listener, Names, OnFull, OriginChoice, Output, SourceChoice,
-};
+use super::{Config, Interval, LineSource, Listener, Names, OriginChoice, Output, SourceChoice};
 use crate::address::{Address, reaches};
 use crate::report::text::check_tag;
 
@@ -278,11 +276,6 @@ impl Config {
         for (index, output) in self.outputs.iter().enumerate() {
             let at = |key: &str| format!("output[{index}].{key}");
             note(
-                output.on_full == OnFull::Merge,
-                &at("on_full"),
-                "\"merge\" acts as \"block\" in this version",
-            );
-            note(
                 output.burst != usual.burst && output.rate == usual.rate,
                 &at("burst"),
                 "has no effect without a rate",
@@ -292,15 +285,7 @@ impl Config {
                 &at("spread"),
                 "has no effect without \"collector\" in sources",
             );
-            for (differs, key) in [
-                (
-                    output.backlog_contexts != usual.backlog_contexts,
-                    "backlog_contexts",
-                ),
-                (output.backfill != usual.backfill, "backfill"),
-            ] {
-                note(differs, &at(key), NOTHING);
-            }
+            note(output.backfill != usual.backfill, &at("backfill"), NOTHING);
             note(
                 output.group.is_empty() && output.group_mode != usual.group_mode,
                 &at("group_mode"),

@@ -14,7 +14,7 @@ mod outlet;
 mod tests;
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tracing::warn;
 
 pub use self::inlet::{Inlet, Reservation};
 pub use self::outlet::Outlet;
+use super::backlog::{Backlog, Limits, Sender};
 use super::format::Encoding;
 use super::payload::{Appended, Chunk, Shape};
 use crate::config::LineSource;
@@ -41,9 +42,15 @@ pub struct Settings {
     pub flush_interval: Duration,
     /// Whether senders that can wait do so when it is full.
     pub blocks: bool,
+    /// What is merged when it is full, if anything is. Then senders wait only while the
+    /// output takes what comes.
+    pub backlog: Option<Limits>,
     /// How lines are written.
     pub encoding: Encoding,
 }
+
+/// What is taken from the backlog at once: it is queued behind nothing.
+const RESTOCK_BYTES: usize = 64 << 10;
 
 /// Of lines that are too long, one message in so long: they come again and again.
 const OVERSIZED_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -72,8 +79,10 @@ pub fn queue_of(
             timer_armed: false,
             debt: 0,
             withheld: 0,
+            backlog: settings.backlog.map(Backlog::new),
             closed: None,
         }),
+        takes: AtomicBool::new(false),
         room: Semaphore::new(capacity),
         wake: Notify::new(),
         inlets: AtomicUsize::new(1),
@@ -102,6 +111,8 @@ struct Shared {
     /// One permit a byte that may still be queued.
     room: Semaphore,
     wake: Notify,
+    /// Whether the output takes what comes.
+    takes: AtomicBool,
     inlets: AtomicUsize,
     output: String,
     oversized_log: LogLimit,
@@ -110,6 +121,73 @@ struct Shared {
 }
 
 impl Shared {
+    /// Hands lines to the backlog, if there is one; or, unless `always`, only if there
+    /// is something in it that they must not overtake. Whether that was done.
+    fn merge(&self, lines: &[u8], count: u64, source: LineSource, always: bool) -> bool {
+        if self.settings.backlog.is_none() {
+            return false;
+        }
+        let mut state = self.lock();
+        if state.closed.is_some() || !(always || state.has_backlog()) {
+            return false;
+        }
+        let Some(backlog) = &mut state.backlog else {
+            return false;
+        };
+        let merged = backlog.merge(lines, Sender { source, id: 0 });
+        self.counters.accepted.add(count);
+        for (reason, lines) in merged.dropped.by_reason() {
+            if lines > 0 {
+                self.counters.dropped.add(reason, lines);
+            }
+        }
+        drop(state);
+        self.wake.notify_one();
+        true
+    }
+
+    /// Moves a chunk's worth of the backlog behind what is queued, where nothing is that
+    /// could go before.
+    fn restock(&self, state: &mut State) -> Appended {
+        let mut done = Appended::default();
+        let Some(backlog) = &mut state.backlog else {
+            return done;
+        };
+        if backlog.is_empty() || !state.full.is_empty() || state.tail.has_sealed() {
+            return done;
+        }
+        let (mut lines, mut runs) = (Vec::new(), Vec::new());
+        let given = backlog.drain(RESTOCK_BYTES, &mut lines, |run| runs.push(run));
+        self.counters.merged.add(given.merged_away);
+        let mut rest = &*lines;
+        for run in runs {
+            let Some((text, after)) = rest.split_at_checked(run.bytes) else {
+                break;
+            };
+            rest = after;
+            let mut encoded = Vec::new();
+            let (text, count) = if self.settings.encoding.is_identity() {
+                (text, run.lines)
+            } else {
+                let outcome = self
+                    .settings
+                    .encoding
+                    .encode(text, run.source, &mut encoded);
+                self.counters.dropped.add(LineDrop::Format, outcome.dropped);
+                // One line may become several.
+                let more = (outcome.lines + outcome.dropped).saturating_sub(run.lines);
+                self.counters.accepted.add(more);
+                (&*encoded, outcome.lines)
+            };
+            let part = state.append(self.settings.shape, text, count);
+            done.bytes += part.bytes;
+            done.oversized += part.oversized;
+            done.longest_oversized = done.longest_oversized.max(part.longest_oversized);
+        }
+        state.debt += done.bytes - self.room.forget_permits(done.bytes);
+        done
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic of another holder leaves whole lines behind at worst once more.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -146,11 +224,20 @@ struct State {
     debt: usize,
     /// Permits that are to be kept back as they come free.
     withheld: usize,
+    /// What found no room, and what came behind that: while anything is in it, all
+    /// lines go there, so that none overtakes an older one of its context.
+    backlog: Option<Backlog>,
     /// Why nothing more is taken.
     closed: Option<LineDrop>,
 }
 
 impl State {
+    fn has_backlog(&self) -> bool {
+        self.backlog
+            .as_ref()
+            .is_some_and(|backlog| !backlog.is_empty())
+    }
+
     fn fresh_tail(&mut self, shape: Shape) -> Chunk {
         let fresh = self.spare.pop().unwrap_or_else(|| Chunk::new(shape));
         std::mem::replace(&mut self.tail, fresh)

@@ -33,6 +33,7 @@ fn output(format: Format, limit: usize) -> (Fanout, Outlet) {
         capacity: 64 << 20,
         flush_interval: Duration::from_millis(100),
         blocks: false,
+        backlog: None,
         encoding: Encoding::new(format, ""),
     };
     let (inlet, outlet) = queue::queue(settings, Arc::new(OutputCounters::default()));

@@ -46,6 +46,7 @@ fn ends(format: Format, delimiter: Delimiter) -> (Inlet, Outlet) {
         capacity: 4 << 20,
         flush_interval: Duration::from_millis(100),
         blocks: true,
+        backlog: None,
         encoding: Encoding::new(format, ""),
     };
     let (inlet, outlet) = queue(settings, Arc::new(OutputCounters::default()));

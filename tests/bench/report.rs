@@ -96,6 +96,7 @@ fn output() -> (Fanout, Outlet) {
         capacity: 64 << 20,
         flush_interval: Duration::from_millis(100),
         blocks: false,
+        backlog: None,
         encoding: Encoding::new(Format::Dogstatsd, ""),
     };
     let (inlet, outlet) = queue::queue(settings, Arc::new(OutputCounters::default()));

@@ -68,6 +68,7 @@ impl Rig {
             capacity: QUEUE_BYTES,
             flush_interval: Duration::from_millis(1),
             blocks: true,
+            backlog: None,
             encoding: Encoding::new(Format::Dogstatsd, ""),
         };
         let (inlet, outlet) = queue(settings, Arc::clone(&output));

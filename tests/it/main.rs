@@ -15,6 +15,7 @@ mod groups;
 mod listen;
 mod local_addresses;
 mod log;
+mod merging;
 mod modes;
 mod netns;
 mod output;

@@ -18,6 +18,7 @@ fn output(capacity: usize, blocks: bool) -> (Inlet, Outlet, Arc<OutputCounters>)
         capacity,
         flush_interval: Duration::from_millis(100),
         blocks,
+        backlog: None,
         encoding: Encoding::new(Format::Dogstatsd, ""),
     };
     let (inlet, outlet) = queue(settings, Arc::clone(&counters));

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::SemaphorePermit;
+use tokio::time::timeout;
 
 use super::Shared;
 use crate::config::LineSource;
+use crate::output::STUCK;
 use crate::telemetry::LineDrop;
 
 /// The part of the capacity that the agent's own lines may overdraw.
@@ -50,7 +52,10 @@ impl Inlet {
     /// Whether a sender that can wait for room should.
     #[must_use]
     pub fn blocks(&self) -> bool {
-        self.shared.settings.blocks
+        let Shared {
+            settings, takes, ..
+        } = &*self.shared;
+        settings.blocks && (settings.backlog.is_none() || takes.load(Ordering::Relaxed))
     }
 
     /// The longest payload, and so the longest line with its newline.
@@ -64,9 +69,16 @@ impl Inlet {
     }
 
     /// Waits for room for `bytes`, or for as much as the queue can ever have.
-    /// `None` when the output is gone.
+    /// `None` when the output is gone, or, where there is a backlog, takes nothing.
     pub async fn reserve(&self, bytes: usize) -> Option<Reservation<'_>> {
-        let permit = self.shared.room.acquire_many(self.permits(bytes)).await;
+        let permits = self.permits(bytes);
+        let permit = if self.shared.settings.backlog.is_none() {
+            self.shared.room.acquire_many(permits).await
+        } else {
+            // Apart, as every connection's task would have room for the timer.
+            let permit = self.shared.room.acquire_many(permits);
+            Box::pin(timeout(STUCK, permit)).await.ok()?
+        };
         permit.ok().map(|permit| Reservation {
             inlet: self,
             permit,
@@ -106,9 +118,14 @@ impl Inlet {
     /// as dropped when there is no room.
     pub fn offer_lines(&self, lines: &[u8], count: u64) {
         let room = self.try_reserve(lines.len());
-        match room.or_else(|| self.overdraw(lines.len())) {
+        let merge = || self.shared.merge(lines, count, self.source, true);
+        match room {
             Some(mut room) => room.push(lines, count),
-            None => self.refuse(count, self.refusal()),
+            None if merge() => {}
+            None => match self.overdraw(lines.len()) {
+                Some(mut room) => room.push(lines, count),
+                None => self.refuse(count, self.refusal()),
+            },
         }
     }
 
@@ -134,6 +151,9 @@ impl Reservation<'_> {
     /// Appends `count` lines, each with its newline.
     pub fn push(&mut self, lines: &[u8], count: u64) {
         let shared = &*self.inlet.shared;
+        if shared.merge(lines, count, self.inlet.source, false) {
+            return;
+        }
         let encoding = &shared.settings.encoding;
         if encoding.is_identity() {
             self.append(lines, count);

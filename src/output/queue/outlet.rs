@@ -50,12 +50,19 @@ impl Outlet {
             let ended = self.shared.inlets.load(Ordering::Acquire) == 0;
             let deadline = {
                 let mut state = self.shared.lock();
+                let restocked = self.shared.restock(&mut state);
+                if restocked.oversized > 0 {
+                    self.shared.drop_oversized(restocked);
+                }
                 let deadline = state
                     .open_since
                     .map(|since| since + self.shared.settings.flush_interval);
                 let due = deadline.is_some_and(|deadline| deadline <= Instant::now());
                 if let Some(chunk) = state.take(self.shared.settings.shape, ended || due) {
                     return Some(chunk);
+                }
+                if state.has_backlog() {
+                    continue;
                 }
                 state.timer_armed = deadline.is_some();
                 deadline
@@ -114,6 +121,7 @@ impl Outlet {
     /// Keeps senders that can wait to what keeps the output busy: to be called while
     /// it takes what comes.
     pub fn narrow(&mut self) {
+        self.shared.takes.store(true, Ordering::Relaxed);
         if !std::mem::replace(&mut self.is_narrow, true) {
             let reserve = self.kept_back();
             let mut state = self.shared.lock();
@@ -123,6 +131,7 @@ impl Outlet {
 
     /// Lets senders fill the whole queue: to be called when the output is stuck.
     pub fn widen(&mut self) {
+        self.shared.takes.store(false, Ordering::Relaxed);
         if std::mem::take(&mut self.is_narrow) {
             let reserve = self.kept_back();
             let mut state = self.shared.lock();
@@ -143,7 +152,10 @@ impl Outlet {
         // First, so that senders who wake see why.
         self.shared.lock().closed.get_or_insert(reason);
         self.shared.room.close();
-        let mut lines = 0;
+        let mut lines = match &mut self.shared.lock().backlog {
+            Some(backlog) => backlog.clear(),
+            None => 0,
+        };
         while let Some(chunk) = self.drain() {
             lines += chunk.lines();
             self.release(chunk);

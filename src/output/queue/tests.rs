@@ -27,6 +27,7 @@ fn ends_in(format: Format, limit: usize, delimiter: Delimiter, capacity: usize) 
         capacity,
         flush_interval: FLUSH,
         blocks: true,
+        backlog: None,
         encoding: Encoding::new(format, ""),
     };
     let (inlet, outlet) = queue(settings, Arc::clone(&counters));

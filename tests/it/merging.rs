@@ -1,0 +1,108 @@
+//! `on_full = "merge"`: a receiver that stands still costs no count.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+
+use crate::support::clients::framed;
+use crate::support::daemon::daemon;
+use crate::support::lines::{last, total};
+use crate::support::receiver::Receiver;
+
+/// Contexts of each type.
+const CONTEXTS: usize = 100;
+const LINES: usize = 200_000;
+
+/// The `n`th line: an increment or a gauge that says how many came before it.
+fn line(n: usize) -> String {
+    let context = n / 2 % CONTEXTS;
+    if n.is_multiple_of(2) {
+        format!("merges.count:1|c|#context:{context}\n")
+    } else {
+        format!("merges.gauge:{n}|g|#context:{context}\n")
+    }
+}
+
+fn stands_still(scheme: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let receiver = Receiver::start(scheme, &directory.join("out"));
+    let socket = directory.join("in.socket");
+    let mut daemon = daemon(
+        directory,
+        &format!(
+            "interval = \"200ms\"\n\
+             [collector]\nsource = \"off\"\n\
+             [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n\
+             [[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\n\
+             queue = \"64KiB\"\non_full = \"merge\"\n\
+             [[output]]\naddress = \"stdout:\"\nsources = [\"collector\"]\n",
+            socket.display(),
+            receiver.address
+        ),
+    );
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    let mut send_lines = |from: usize, to: usize| {
+        for n in (from..to).step_by(50) {
+            let payload: String = (n..n + 50).map(line).collect();
+            stream.write_all(&framed(payload.as_bytes())).unwrap();
+        }
+    };
+    send_lines(0, 1000);
+    receiver.sorted(1000);
+    receiver.pause();
+    send_lines(1000, LINES);
+    let tag = format!("output:{scheme}");
+    let output: &[&str] = &[&tag];
+    daemon.until("every line is taken", |daemon| {
+        total(&daemon.stdout.text(), "conntally.output.lines", output) == LINES
+    });
+    receiver.resume();
+    daemon.until("what was held is sent", |daemon| {
+        last(&daemon.stdout.text(), "conntally.output.lines_held", output) == Some(0)
+    });
+    let ended = daemon.stop();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let count = |name: &str| total(&ended.stdout, &format!("conntally.output.{name}"), output);
+    assert_eq!(count("lines_dropped"), 0, "{}", ended.stdout);
+    let (sent, merged) = (count("lines_sent"), count("lines_merged"));
+    assert_eq!(sent + merged, LINES);
+    assert!(merged > LINES / 2, "{merged}");
+
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut gauges: BTreeMap<String, usize> = BTreeMap::new();
+    for line in receiver
+        .sorted(sent)
+        .iter()
+        .zip(receiver.lines())
+        .map(|(_, line)| line)
+    {
+        let (name, rest) = line.split_once(':').unwrap();
+        let (value, tags) = rest.split_once('|').unwrap();
+        let value: usize = value.parse().unwrap();
+        if name == "merges.count" {
+            *counts.entry(tags.to_owned()).or_default() += value;
+        } else {
+            // None goes back: the last that comes is the last that was sent.
+            let before = gauges.insert(tags.to_owned(), value);
+            assert!(before.is_none_or(|before| before < value), "{line}");
+        }
+    }
+    assert_eq!(counts.len(), CONTEXTS);
+    assert!(counts.values().all(|&count| count == LINES / 2 / CONTEXTS));
+    let last: Vec<_> = gauges.into_values().collect();
+    assert!(
+        last.iter().all(|&value| LINES - 2 * CONTEXTS <= value),
+        "{last:?}"
+    );
+}
+
+#[test]
+fn a_stream_receiver_that_stands_still_gets_every_count_and_the_last_of_each_gauge() {
+    stands_still("unixstream");
+}
+
+#[test]
+fn a_datagram_receiver_that_stands_still_gets_every_count_and_the_last_of_each_gauge() {
+    stands_still("unixgram");
+}
