@@ -26,7 +26,7 @@ use super::table::{FlowTable, Found, Kept, Marks};
 use crate::conntrack::sysctl::Timeouts;
 use crate::flow::key::KeyHasher;
 use crate::flow::{Beginning, Entry};
-use crate::telemetry::Correction;
+use crate::telemetry::{Correction, Mode};
 
 /// Which events come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +37,17 @@ pub(super) enum Hearing {
     Ends,
     /// UPDATE too: states are as good as in a dump.
     Everything,
+}
+
+impl Hearing {
+    /// The mode that it comes to.
+    pub(super) const fn mode(self) -> Mode {
+        match self {
+            Self::Nothing => Mode::Dump,
+            Self::Ends => Mode::Hybrid,
+            Self::Everything => Mode::Events,
+        }
+    }
 }
 
 /// What is known of the table.

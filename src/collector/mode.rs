@@ -91,11 +91,7 @@ impl Pace {
 
     /// The mode that this comes to.
     pub(super) fn mode(&self) -> Mode {
-        match self.hearing() {
-            Hearing::Nothing => Mode::Dump,
-            Hearing::Ends => Mode::Hybrid,
-            Hearing::Everything => Mode::Events,
-        }
+        self.hearing().mode()
     }
 
     /// How long after a dump the next is due; `None`: at each tick.

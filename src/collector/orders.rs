@@ -22,7 +22,7 @@ impl<D: Detail> Worker<D> {
             Command::Describe(reply) => reply.send(self.describe()).is_ok(),
             Command::Pause(reply) => {
                 self.paused = true;
-                self.desk.rest();
+                self.desk.close_events();
                 reply.send(()).is_ok()
             }
             Command::Resume(reply) => {

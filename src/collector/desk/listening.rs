@@ -42,7 +42,8 @@ impl<D: Detail> Desk<D> {
         }
     }
 
-    pub(super) fn close_events(&mut self) {
+    /// Listens to nothing any more.
+    pub(in crate::collector) fn close_events(&mut self) {
         if self.events.is_some() {
             self.publish();
             self.events = None;
@@ -138,17 +139,16 @@ impl<D: Detail> Desk<D> {
         }
     }
 
-    /// Once a second: looks whether too much is listened to; whether that changed.
-    pub(in crate::collector) fn second(&mut self, now: Instant) -> bool {
+    /// Once a second: looks whether too much is listened to.
+    pub(in crate::collector) fn second(&mut self, now: Instant) {
         let overran = std::mem::take(&mut self.losses.in_second);
         let Some(message) = self.pace.second(overran, now) else {
-            return false;
+            return;
         };
         warn!("{message}");
         self.why = message;
         self.counters.mode_changes.add(1);
         self.tune();
-        true
     }
 
     /// Whether events were lost since the last dump began, or there was no room for what
@@ -157,17 +157,8 @@ impl<D: Detail> Desk<D> {
         self.losses.in_dump || self.ledger.as_ref().is_some_and(Ledger::is_overfull)
     }
 
-    /// Pauses: nothing is listened to.
-    pub(in crate::collector) fn rest(&mut self) {
-        self.close_events();
-    }
-
     /// The mode that what is heard comes to.
     pub(in crate::collector) fn mode(&self) -> Mode {
-        match self.hearing() {
-            Hearing::Nothing => Mode::Dump,
-            Hearing::Ends => Mode::Hybrid,
-            Hearing::Everything => Mode::Events,
-        }
+        self.hearing().mode()
     }
 }
