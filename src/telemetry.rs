@@ -218,7 +218,18 @@ reasons! {
     }
 }
 
-/// What one output counts. Lines accepted = sent + merged + dropped + held, always.
+impl LineDrop {
+    /// Whether it was dropped on its way to the transport, and not for want of room.
+    #[must_use]
+    pub const fn is_by_writer(self) -> bool {
+        matches!(
+            self,
+            Self::Oversized | Self::Format | Self::MessageSize | Self::Shutdown | Self::Closed
+        )
+    }
+}
+
+/// What one output counts. Lines accepted = sent + merged + dropped + spooled + held, always.
 #[derive(Debug, Default)]
 pub struct OutputCounters {
     /// Lines offered to the output, dropped ones included.
@@ -231,6 +242,20 @@ pub struct OutputCounters {
     pub merged: Counter,
     /// Lines given up.
     pub dropped: PerReason<LineDrop>,
+    /// Bytes of lines that found no room, about.
+    pub dropped_queue_bytes: Counter,
+    /// Bytes of lines given up on their way to the transport.
+    pub dropped_writer_bytes: Counter,
+    /// Lines written to the spool.
+    pub spooled: Counter,
+    /// Lines sent by a connection that was lost, which its receiver may not have read.
+    pub at_risk: Counter,
+    /// Contexts that lines were merged into, told when they are given back.
+    pub merged_contexts: Counter,
+    /// Contexts in the backlog.
+    pub backlog_contexts: Gauge,
+    /// Memory of the backlog, bytes.
+    pub backlog_bytes: Gauge,
     /// Payloads sent.
     pub payloads: Counter,
     /// Bytes sent.
@@ -246,10 +271,22 @@ pub struct OutputCounters {
 }
 
 impl OutputCounters {
-    /// Lines in the queue or on their way.
+    /// Counts lines of so many bytes that are given up.
+    pub fn drop_lines(&self, reason: LineDrop, lines: u64, bytes: usize) {
+        self.dropped.add(reason, lines);
+        let counter = if reason.is_by_writer() {
+            &self.dropped_writer_bytes
+        } else {
+            &self.dropped_queue_bytes
+        };
+        counter.add(bytes as u64);
+    }
+
+    /// Lines in the queue, in the backlog, or on their way.
     #[must_use]
     pub fn held(&self) -> u64 {
-        let gone = self.sent.get() + self.merged.get() + self.dropped.total();
+        let gone =
+            self.sent.get() + self.merged.get() + self.dropped.total() + self.spooled.get();
         self.accepted.get().saturating_sub(gone)
     }
 }
@@ -339,7 +376,11 @@ impl Telemetry {
             of.count("output.lines_sent", &output.sent);
             of.count("output.lines_merged", &output.merged);
             of.reasons("output.lines_dropped", &output.dropped);
+            of.count("output.lines_spooled", &output.spooled);
             of.gauge("output.lines_held", output.held());
+            of.count("output.lines_at_risk", &output.at_risk);
+            of.gauge("output.backlog_contexts", output.backlog_contexts.get());
+            of.gauge("output.backlog_bytes", output.backlog_bytes.get());
             of.count("output.payloads", &output.payloads);
             of.count("output.bytes", &output.bytes);
             of.count("output.throttled", &output.throttled);
