@@ -207,7 +207,8 @@ impl Outputs {
             for (output, health) in members.iter().zip(turn.healths()) {
                 let counters = Arc::<OutputCounters>::default();
                 let hostname = hostname(config, output);
-                let (inlet, task) = Output::new(output, &hostname, Arc::clone(&counters));
+                let (inlet, task) =
+                    Output::new(output, &hostname, config.interval.0, Arc::clone(&counters));
                 let name = output.address.to_string();
                 telemetry.outputs.push((name, Arc::clone(&counters)));
                 ends.push((inlet, counters));

@@ -28,7 +28,7 @@ pub use self::output::{Format, GroupMode, LineSource, OnFull, Output};
 pub use self::place::{File, Place, Wrong};
 pub use self::report::{Report, StateView};
 pub use self::units::{
-    Burst, ByteRate, ByteSize, FileMode, Interval, Mark, MarkFilter, Owner, UnitError,
+    Aggregate, Burst, ByteRate, ByteSize, FileMode, Interval, Mark, MarkFilter, Owner, UnitError,
 };
 pub use self::validate::Mistake;
 

@@ -36,14 +36,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::backlog::Limits;
+use self::backlog::{Limits, VALUES_BYTES};
 use self::backoff::{Backoff, Bounds};
 pub use self::fanout::{Branch, Fanout, Room, Way};
 use self::format::Encoding;
 use self::health::Health;
 use self::own::OwnListeners;
 use self::payload::{Chunk, Delimiter, Shape};
-use self::queue::{Inlet, Outlet, STEADY_BYTES, Settings, queue_of};
+use self::queue::{Inlet, Outlet, STEADY_BYTES, Settings, queue_of, tick_seconds};
 use self::throttle::Throttle;
 use crate::address::Address;
 use crate::config::{self, OnFull};
@@ -87,6 +87,10 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two parts of a backlog for a UDP receiver: the scheduler's slice on a busy host.
 /// With parts of 32 KiB, 8 MiB/s.
 const PART_PAUSE: Duration = Duration::from_millis(4);
+
+/// Bytes of one context's values that are kept where everything is merged: all of them,
+/// since the backlog goes before it is full.
+const AGGREGATED_BYTES: usize = 4 << 20;
 
 /// The least that may wait while the output takes what comes: two reads.
 const LEAST_STEADY_BYTES: usize = 128 << 10;
@@ -173,12 +177,13 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 impl Output {
-    /// An output as configured, on the host named `hostname`, and the sending end
-    /// of its queue.
+    /// An output as configured, on the host named `hostname` that ticks at this interval,
+    /// and the sending end of its queue.
     #[must_use]
     pub fn new(
         config: &config::Output,
         hostname: &str,
+        interval: Duration,
         counters: Arc<OutputCounters>,
     ) -> (Inlet, Self) {
         let delimiter = match config.address {
@@ -205,8 +210,16 @@ impl Output {
             on_full: config.on_full,
             backlog: Limits {
                 contexts: usize::try_from(config.backlog_contexts).unwrap_or(usize::MAX),
+                values_bytes: if config.aggregate.0.is_some() {
+                    AGGREGATED_BYTES
+                } else {
+                    VALUES_BYTES
+                },
+                tick_seconds: tick_seconds(interval),
                 ..usual.backlog
             },
+            backfill: config.backfill,
+            aggregate: config.aggregate.0.map(|interval| interval.0),
             pause: matches!(config.address, Address::Udp(_)).then_some(PART_PAUSE),
             waits: throttle.waits(),
             encoding: Encoding::new(config.format, hostname),

@@ -126,6 +126,16 @@ pub struct Appended {
     pub begun: bool,
 }
 
+impl Appended {
+    /// Adds what became of more lines.
+    pub fn add(&mut self, more: Self) {
+        self.bytes += more.bytes;
+        self.oversized += more.oversized;
+        self.longest_oversized = self.longest_oversized.max(more.longest_oversized);
+        self.begun |= more.begun;
+    }
+}
+
 impl Chunk {
     /// An empty one.
     #[must_use]
