@@ -100,7 +100,10 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     }
     drop(forwarded);
     let last_report = CancellationToken::new();
-    let reporter = |to: Own| Reporter::new(&config.report, &config.tags, to.tagged, to.untagged);
+    let reporter = |to: Own| {
+        Reporter::new(&config.report, &config.tags, to.tagged, to.untagged)
+            .telling_of(config.outputs_by_group())
+    };
     let voice = Voice {
         at_once: reporter(outputs.at_once),
         spread: reporter(outputs.spread).paced(config.interval.0 / 2, last_report.clone()),

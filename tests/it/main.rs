@@ -8,6 +8,7 @@ mod clients;
 mod connections;
 mod conntrack;
 mod counting;
+mod dashboards;
 mod decode;
 mod end_to_end;
 mod events;
