@@ -20,6 +20,7 @@ use crate::collector::{CollectorError, Collectors, command};
 use crate::config::{self, Config, Format, GroupMode, LineSource};
 use crate::flow::key::KeyHasher;
 use crate::listen::{ListenError, Listener};
+use crate::output::health::Health;
 use crate::output::only::Only;
 use crate::output::own::OwnListeners;
 use crate::output::shards::Shards;
@@ -92,7 +93,10 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
 
     let mut stages = JoinSet::new();
     if let Some(admin) = admin {
-        let context = admin::Context::new(config, handle, keys, telemetry.clone());
+        let views = admin::Views {
+            healths: outputs.healths,
+        };
+        let context = admin::Context::new(config, handle, keys, telemetry.clone()).showing(views);
         stages.spawn(admin.run(context, stop.clone()));
     }
     for (listener, counters) in bound {
@@ -172,6 +176,8 @@ fn unexpected(stage: &str, ended: Result<(), JoinError>) -> AgentError {
 /// The outputs' tasks, and the ends that lines go into.
 struct Outputs {
     tasks: JoinSet<Ending>,
+    /// In the order of their counters.
+    healths: Vec<Arc<Health>>,
     /// Makes them count what they hold as dropped.
     give_up: CancellationToken,
     /// The agent's own lines, for outputs that get them at once.
@@ -195,6 +201,7 @@ impl Outputs {
     fn start(config: &Config, own: &Arc<OwnListeners>, telemetry: &mut Telemetry) -> Self {
         let give_up = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        let mut healths = Vec::new();
         let (mut at_once, mut spread, mut forwarded) = (Own::default(), Own::default(), Vec::new());
         for members in config.output_groups() {
             let members: Vec<_> = members
@@ -214,6 +221,7 @@ impl Outputs {
                 let name = output.address.to_string();
                 telemetry.outputs.push((name, Arc::clone(&counters)));
                 ends.push((inlet, counters));
+                healths.push(Arc::clone(&health));
                 info!(address = %output.address, "sending to");
                 let task = task.avoiding(Arc::clone(own)).telling(health);
                 tasks.spawn(task.run(give_up.clone()));
@@ -259,6 +267,7 @@ impl Outputs {
         }
         Self {
             tasks,
+            healths,
             give_up,
             at_once,
             spread,

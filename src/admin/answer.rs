@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::Context;
 use super::body::{Answered, Body, Gone, Lines, lines, object};
 use super::route::{Question, ROUTES, Route, Unroutable, route};
+use super::status;
 use crate::collector::CollectorError;
 use crate::collector::command::{CollectorHandle, CommandError, Description, Flushed, TableRow};
 use crate::collector::journal::JournalError;
@@ -122,7 +123,7 @@ fn whole(content: &impl Serialize) -> Response<Body> {
     response
 }
 
-fn streamed(body: Body) -> Response<Body> {
+fn of_lines(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, JSON_LINES);
     response
@@ -182,6 +183,10 @@ async fn perform(context: &Arc<Context>, route: Route) -> Result<Response<Body>,
             r#type: "routes",
             routes: &routes(),
         }),
+        Route::Status => {
+            let lines = status::status(context).await;
+            of_lines(Body::Whole(Some(lines.into())))
+        }
         Route::Connections(question) => return connections(context, question).await,
         Route::RemoveClient(client) => {
             collector.remove_client(&client).await?;
@@ -212,7 +217,7 @@ async fn perform(context: &Arc<Context>, route: Route) -> Result<Response<Body>,
             let permit = permit(context)?;
             let (lines, body) = lines();
             tokio::spawn(tables(collector.clone(), lines, permit));
-            streamed(body)
+            of_lines(body)
         }
     })
 }
@@ -290,7 +295,7 @@ async fn connections(
         }
         drop(permit);
     });
-    Ok(streamed(body))
+    Ok(of_lines(body))
 }
 
 /// What ended comes after what is there: a position moves only once the look went out.

@@ -7,7 +7,12 @@ use crate::connections::filter::ConnectionFilter;
 use crate::flow::key::FlowKey;
 
 /// Every route: method, path, what it does. Shown to whoever asks for another.
-pub(super) const ROUTES: [(&str, &str, &str); 9] = [
+pub(super) const ROUTES: [(&str, &str, &str); 10] = [
+    (
+        "GET",
+        "/status",
+        "the daemon, its collectors, outputs and listeners, with their counters",
+    ),
     (
         "GET",
         "/connections?host=&port=&state=&direction=&protocol=&client=ID&flush=1",
@@ -35,6 +40,7 @@ pub(super) const ROUTES: [(&str, &str, &str); 9] = [
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Routes,
+    Status,
     Connections(Question),
     RemoveClient(ClientId),
     Hide(ClientId, FlowKey),
@@ -70,7 +76,7 @@ pub(super) fn route(method: &Method, uri: &Uri) -> Result<Route, Unroutable> {
     // One more than the longest path has, so that a longer one matches none.
     let segments: Vec<&str> = path.splitn(5, '/').collect();
     let wanted = match segments[..] {
-        ["" | "connections" | "collector"] | ["debug", "tables"] => "GET",
+        ["" | "status" | "connections" | "collector"] | ["debug", "tables"] => "GET",
         ["clients", _] | ["clients", _, "connections", _] => "DELETE",
         ["collector", "pause" | "resume" | "flush"] => "POST",
         _ => return Err(Unroutable::Path),
@@ -85,6 +91,7 @@ pub(super) fn route(method: &Method, uri: &Uri) -> Result<Route, Unroutable> {
     }
     Ok(match segments[..] {
         [""] => Route::Routes,
+        ["status"] => Route::Status,
         ["connections"] => Route::Connections(question(query).map_err(Unroutable::Request)?),
         ["clients", id] => Route::RemoveClient(id.parse().map_err(|error| wrong(&error))?),
         ["clients", id, _, key] => Route::Hide(

@@ -25,5 +25,6 @@ mod real_receivers;
 mod snapshot;
 mod sockets;
 mod spread;
+mod status;
 mod support;
 mod throttle;
