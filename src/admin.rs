@@ -11,6 +11,7 @@
 mod answer;
 mod body;
 pub mod client;
+pub(crate) mod clients;
 mod route;
 mod stall;
 pub(crate) mod status;
@@ -36,8 +37,8 @@ use crate::address::Address;
 use crate::collector::command::CollectorHandle;
 use crate::config::{Config, FileMode, Owner};
 use crate::flow::key::KeyHasher;
-use crate::listen::ListenError;
 use crate::listen::socket::{self, Place, SocketFile};
+use crate::listen::{ListenError, Tracker};
 use crate::output::health::Health;
 use crate::telemetry::{AdminRefusal, Telemetry};
 
@@ -88,6 +89,8 @@ impl Default for Limits {
 /// What the stages show of themselves beside their counters.
 #[derive(Debug, Default)]
 pub struct Views {
+    /// Of each listener, in the order of their counters.
+    pub trackers: Vec<Arc<Tracker>>,
     /// Of each output, in the order of their counters.
     pub healths: Vec<Arc<Health>>,
 }

@@ -94,6 +94,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     let mut stages = JoinSet::new();
     if let Some(admin) = admin {
         let views = admin::Views {
+            trackers: bound.iter().map(|(of, _)| of.tracker()).collect(),
             healths: outputs.healths,
         };
         let context = admin::Context::new(config, handle, keys, telemetry.clone()).showing(views);

@@ -1,6 +1,7 @@
 //! The command line: what each subcommand is given, and the exit code of each end.
 
 mod check;
+mod clients;
 mod columns;
 mod connections;
 mod logging;
@@ -61,6 +62,8 @@ enum Command {
     Connections(connections::ConnectionsArgs),
     /// Ask the running daemon how it is: sources, outputs, listeners.
     Status(status::StatusArgs),
+    /// Ask the running daemon who is connected to its listeners.
+    Clients(clients::ClientsArgs),
 }
 
 /// Which configuration.
@@ -190,6 +193,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Snapshot(args) => snapshot::snapshot(args, &cli.verbosity, &environment),
         Command::Connections(args) => connections::connections(args, &cli.verbosity, &environment),
         Command::Status(args) => status::status(args, &cli.verbosity, &environment),
+        Command::Clients(args) => clients::clients(args, &cli.verbosity, &environment),
     };
     match outcome {
         Ok(()) => Exit::Fine,

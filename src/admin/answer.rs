@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::Context;
 use super::body::{Answered, Body, Gone, Lines, lines, object};
 use super::route::{Question, ROUTES, Route, Unroutable, route};
-use super::status;
+use super::{clients, status};
 use crate::collector::CollectorError;
 use crate::collector::command::{CollectorHandle, CommandError, Description, Flushed, TableRow};
 use crate::collector::journal::JournalError;
@@ -188,6 +188,15 @@ async fn perform(context: &Arc<Context>, route: Route) -> Result<Response<Body>,
             of_lines(Body::Whole(Some(lines.into())))
         }
         Route::Connections(question) => return connections(context, question).await,
+        Route::Clients => {
+            let (lines, body) = lines();
+            let context = Arc::clone(context);
+            tokio::spawn(async move {
+                // Nobody is there to be told if it fails.
+                let _gone = clients::clients(context, lines).await;
+            });
+            of_lines(body)
+        }
         Route::RemoveClient(client) => {
             collector.remove_client(&client).await?;
             whole(&DONE)

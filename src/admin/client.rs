@@ -105,6 +105,14 @@ pub async fn status(socket: &str) -> Result<Answer, ClientError> {
     ask(socket, Method::GET, "/status").await
 }
 
+/// Asks for the open connections of its listeners.
+///
+/// # Errors
+/// When nobody listens, the socket may not be opened, or the daemon says no.
+pub async fn clients(socket: &str) -> Result<Answer, ClientError> {
+    ask(socket, Method::GET, "/clients").await
+}
+
 async fn ask(socket: &str, method: Method, target: &str) -> Result<Answer, ClientError> {
     if socket.is_empty() {
         return Err(ClientError::Off);

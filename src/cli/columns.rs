@@ -11,8 +11,8 @@ pub(super) enum Head {
     Number(&'static str),
 }
 
-/// Columns as wide as their widest cell. One without any cell is left out; an empty cell
-/// beside others is a dash.
+/// Columns as wide as their widest cell. One whose cells are all empty is left out; an
+/// empty cell beside others is a dash.
 #[derive(Debug)]
 pub(super) struct Columns<const N: usize> {
     heads: [Head; N],
@@ -44,7 +44,9 @@ impl<const N: usize> Columns<N> {
             Head::Words(text) | Head::Number(text) => text,
         };
         let mut line = |cell: &dyn Fn(usize) -> String| {
-            let shown = widths.iter().enumerate().filter(|(_, width)| **width > 0);
+            let is_shown = |width: usize| width > 0 || self.rows.is_empty();
+            let all = widths.iter().enumerate();
+            let shown = all.filter(|&(_, &width)| is_shown(width));
             let cells: Vec<_> = shown
                 .map(|(column, &width)| {
                     let (cell, width) = (cell(column), width.max(head(column).len()));
@@ -105,6 +107,14 @@ größer als     7  -
 b           1000  x
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn without_rows_there_is_still_a_header() {
+        let mut out = Vec::new();
+        let columns = Columns::new([Head::Words("A"), Head::Number("B")]);
+        columns.write(&mut out).unwrap();
+        assert_eq!(out, b"A  B\n");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod log;
 mod merging;
 mod modes;
 mod netns;
+mod open_clients;
 mod output;
 mod real_clients;
 mod real_receivers;
