@@ -65,7 +65,14 @@ fn the_outputs_of_a_running_daemon_are_told_of_as_clients() {
             && told(&out, "tcp", "output:tcp")
     });
     let out = &out;
-    assert!(client(out, "metric_dropped_on_receive", "uds") > 0);
+    for name in [
+        "metric_dropped_on_receive",
+        "bytes_dropped_queue",
+        "packets_dropped_queue",
+    ] {
+        assert!(client(out, name, "uds") > 0, "{name}");
+        assert_eq!(client(out, name, "tcp"), 0, "{name}");
+    }
     assert!(client(out, "bytes_sent", "uds") > lines.len() / 2);
     assert!(client(out, "packets_sent", "tcp") > 0);
     let tags = format!(
