@@ -77,6 +77,14 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The outputs, those of a group together: the order of their counters.
+    pub fn outputs_by_group(&self) -> impl Iterator<Item = &Output> {
+        let places = self.output_groups().into_iter().flatten();
+        places.filter_map(|place| self.outputs.get(place))
+    }
+}
+
 /// `[memory]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
