@@ -25,6 +25,7 @@ mod real_clients;
 mod real_receivers;
 mod snapshot;
 mod sockets;
+mod spool;
 mod spread;
 mod status;
 mod support;
