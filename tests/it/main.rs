@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod admin;
+mod backfill;
 mod bad_input;
 mod clients;
 mod connections;
