@@ -35,7 +35,7 @@ pub use self::stream::Peer;
 pub use self::tracker::{Client, Tracker};
 use crate::address::{Address, HostPort};
 use crate::config;
-use crate::forward::{Forward, TagError};
+use crate::forward::{Forward, ForwardError};
 use crate::frame::MAX_FRAME_BYTES;
 use crate::log_limit::LogLimit;
 use crate::output::Fanout;
@@ -104,13 +104,13 @@ pub enum ListenError {
         "cannot listen on {0}: allow_uids works with unixstream:// alone, which tells who connects"
     )]
     Uids(Address),
-    /// One of the tags is none.
-    #[error("cannot listen on {address}: tags: {source}")]
-    Tag {
+    /// Its lines can't be made what its keys ask for.
+    #[error("cannot listen on {address}: {}: {source}", source.key())]
+    Forward {
         /// Where.
         address: Address,
-        /// What is wrong with it.
-        source: TagError,
+        /// What is wrong with them.
+        source: ForwardError,
     },
     /// Anything else.
     #[error("cannot listen on {address}: failed to {action}: {source}")]
@@ -166,7 +166,7 @@ impl Listener {
     /// When the address can't be listened on, with what stands in the way.
     pub async fn bind(config: &config::Listener) -> Result<Self, ListenError> {
         let address = &config.address;
-        let forward = Forward::new(&config.tags).map_err(|source| ListenError::Tag {
+        let forward = Forward::new(config).map_err(|source| ListenError::Forward {
             address: address.clone(),
             source,
         })?;

@@ -285,8 +285,7 @@ impl OutputCounters {
     /// Lines in the queue, in the backlog, or on their way.
     #[must_use]
     pub fn held(&self) -> u64 {
-        let gone =
-            self.sent.get() + self.merged.get() + self.dropped.total() + self.spooled.get();
+        let gone = self.sent.get() + self.merged.get() + self.dropped.total() + self.spooled.get();
         self.accepted.get().saturating_sub(gone)
     }
 }
@@ -363,6 +362,7 @@ impl Telemetry {
             of.count("listener.frames", &listener.frames);
             of.count("listener.bytes", &listener.bytes);
             of.count("listener.lines", &listener.lines);
+            of.count("listener.lines_filtered", &listener.filtered);
             of.reasons("listener.lines_dropped", &listener.dropped);
             of.reasons("listener.frames_dropped", &listener.frames_dropped);
             of.count("listener.waits", &listener.waits);

@@ -156,7 +156,7 @@ impl Task {
         stage.counters.bytes.add(read as u64);
         connection.bytes.add(read as u64);
         connection.frames.add(tally.frames);
-        connection.lines.add(tally.lines);
+        connection.lines.add(tally.lines + tally.filtered);
         connection.bad_lines.add(tally.bad_lines);
         connection.set_rest(!rest.is_empty(), self.framer.is_inside_frame(rest));
         if rest.is_empty() {

@@ -87,7 +87,15 @@ impl Stage {
 pub(super) struct Tally {
     pub(super) frames: u64,
     pub(super) lines: u64,
+    pub(super) filtered: u64,
     pub(super) bad_lines: u64,
+}
+
+impl Tally {
+    /// Lines of all kinds.
+    const fn all_lines(self) -> u64 {
+        self.lines + self.filtered + self.bad_lines
+    }
 }
 
 /// The lines of one read on their way.
@@ -125,10 +133,10 @@ impl<'a, 'f> Batch<'a, 'f> {
     pub(super) fn take(&mut self, cut: Cut<&[u8]>, is_unframed: bool) {
         match cut {
             Cut::Body(body) => {
-                let before = self.tally.lines + self.tally.bad_lines;
+                let before = self.tally.all_lines();
                 self.take_body(body);
                 self.tally.frames += if is_unframed {
-                    self.tally.lines + self.tally.bad_lines - before
+                    self.tally.all_lines() - before
                 } else {
                     1
                 };
@@ -143,25 +151,34 @@ impl<'a, 'f> Batch<'a, 'f> {
     }
 
     fn take_body(&mut self, body: &[u8]) {
-        let as_is = self.forward.is_identity();
+        let filter = self.forward.filter();
+        let takes_all = filter.takes_all();
         check_lines(body, |run| match run {
-            Run::Lines(lines, count) => {
-                self.tally.lines += count;
-                if as_is {
-                    self.hand_on(lines, count);
-                } else {
-                    let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
-                    for line in lines.split(|&byte| byte == b'\n') {
-                        self.rewrite(line);
-                    }
-                }
+            Run::Lines(lines, count) if takes_all => self.pass(lines, count),
+            Run::Lines(lines, _) => {
+                let left_out = filter.runs(lines, |lines, count| self.pass(lines, count));
+                self.tally.filtered += left_out;
             }
-            Run::Bare(line) => {
+            Run::Bare(line) if filter.takes(line) => {
                 self.tally.lines += 1;
                 self.rewrite(line);
             }
+            Run::Bare(_) => self.tally.filtered += 1,
             Run::Bad(line, reason) => self.drop_line(line, reason),
         });
+    }
+
+    /// Takes lines, each with its newline, that passed the check and the filter.
+    fn pass(&mut self, lines: &[u8], count: u64) {
+        self.tally.lines += count;
+        if self.forward.is_identity() {
+            self.hand_on(lines, count);
+        } else {
+            let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
+            for line in lines.split(|&byte| byte == b'\n') {
+                self.rewrite(line);
+            }
+        }
     }
 
     fn hand_on(&mut self, lines: &[u8], count: u64) {
@@ -217,6 +234,7 @@ impl<'a, 'f> Batch<'a, 'f> {
         let counters = &self.stage.counters;
         counters.frames.add(self.tally.frames);
         counters.lines.add(self.tally.lines);
+        counters.filtered.add(self.tally.filtered);
         self.tally
     }
 }

@@ -62,7 +62,9 @@ pub struct ListenerCounters {
     pub bytes: Counter,
     /// Lines that passed the check and were handed on.
     pub lines: Counter,
-    /// Lines that did not.
+    /// Lines that passed the check and that `allow` and `deny` left out.
+    pub filtered: Counter,
+    /// Lines that did not pass the check.
     pub dropped: PerReason<Malformed>,
     /// Frames that were dropped whole.
     pub frames_dropped: PerReason<FrameDrop>,

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod datagram;
+mod lines;
 mod socket;
 mod stop;
 mod stream;
