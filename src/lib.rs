@@ -33,6 +33,7 @@ mod names;
 pub mod netlink;
 pub mod netns;
 pub mod output;
+mod rate;
 pub mod report;
 pub mod sockets;
 pub mod tally;

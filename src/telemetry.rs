@@ -366,6 +366,8 @@ impl Telemetry {
             of.reasons("listener.lines_dropped", &listener.dropped);
             of.reasons("listener.frames_dropped", &listener.frames_dropped);
             of.count("listener.waits", &listener.waits);
+            of.count("listener.throttled", &listener.throttled);
+            of.count("listener.throttled_us", &listener.throttled_us);
             of.count("listener.abandoned_bytes", &listener.abandoned_bytes);
             of.count("listener.kernel_drops", &listener.kernel_drops);
         }

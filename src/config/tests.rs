@@ -208,6 +208,10 @@ fn what_only_several_keys_show_to_be_wrong_is_shown_at_one_of_them() {
             ":2:9: listener[0].owner: \"a:b:c\" is not an owner",
         ),
         (
+            "[[listener]]\nrate = \"1B/s\"",
+            ":2:8: listener[0].rate: must be from 1KiB/s to 1GiB/s",
+        ),
+        (
             "[[listener]]\nallow = [\"app.*\", \"\"]",
             ":2:19: listener[0].allow[1]: an empty glob",
         ),
@@ -335,4 +339,11 @@ fn keys_without_effect_yet_are_noted_when_they_are_set() {
         "{notes}"
     );
     assert!(Config::default().notes().is_empty());
+
+    let listener = |address: &str| {
+        let text = format!("[[listener]]\naddress = \"{address}\"\nrate = \"1MiB/s\"\n");
+        read(&text).unwrap().notes()
+    };
+    assert!(listener("unixstream:///run/a").is_empty());
+    assert!(listener("udp://127.0.0.1:1")[0].contains("listener[0].rate has no effect"));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 mod groups;
 mod listener;
 
-use super::{Config, LineSource, Names, Output, SourceChoice};
+use super::{ByteRate, Config, LineSource, Names, Output, SourceChoice};
 use crate::address::{Address, reaches};
 use crate::report::text::check_tag;
 
@@ -195,7 +195,8 @@ impl Config {
                 ),
             );
         }
-        check_rate(key, output, found);
+        check_rate(key, output.rate, found);
+        check_burst(key, output, found);
         let least = MIN_QUEUE.max(2 * payload);
         if output.queue.0 < least {
             found.add(
@@ -298,15 +299,21 @@ impl Config {
     }
 }
 
-fn check_rate(key: &str, output: &Output, found: &mut Mistakes) {
-    let Some(rate) = output.rate.0 else {
-        return;
-    };
-    if !(MIN_RATE..=MAX_RATE).contains(&rate.0) {
+fn check_rate(key: &str, rate: ByteRate, found: &mut Mistakes) {
+    if rate
+        .0
+        .is_some_and(|rate| !(MIN_RATE..=MAX_RATE).contains(&rate.0))
+    {
         found.add(
             format!("{key}.rate"),
             "must be from 1KiB/s to 1GiB/s, or \"\" for no limit",
         );
+    }
+}
+
+fn check_burst(key: &str, output: &Output, found: &mut Mistakes) {
+    if output.rate.0.is_none() {
+        return;
     }
     let (payload, burst) = (output.payload_limit() as u64, output.burst_bytes());
     if !(payload..=MAX_RATE).contains(&burst) && output.burst.0.is_some() {

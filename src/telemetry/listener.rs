@@ -70,6 +70,10 @@ pub struct ListenerCounters {
     pub frames_dropped: PerReason<FrameDrop>,
     /// Reads that waited for room in an output's queue.
     pub waits: Counter,
+    /// Reads that waited for their connection's rate.
+    pub throttled: Counter,
+    /// How long they did, all together, microseconds.
+    pub throttled_us: Counter,
     /// Bytes left in senders' sockets when the daemon's grace was over.
     pub abandoned_bytes: Counter,
     /// Datagrams that the kernel dropped for want of room in the socket.

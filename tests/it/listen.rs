@@ -3,6 +3,7 @@
 
 mod datagram;
 mod lines;
+mod rate;
 mod socket;
 mod stop;
 mod stream;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Mistakes, NOTHING};
+use super::{Mistakes, check_rate};
 use crate::address::Address;
 use crate::config::{Config, Interval, Listener, OriginChoice};
 use crate::forward::{check_key, check_rename};
@@ -37,12 +37,17 @@ impl Config {
                 "\"tags\" acts as \"none\" in this version",
             );
             note(
-                listener.rate != usual.rate,
+                listener.rate != usual.rate && !has_connections(listener),
                 &format!("listener[{index}].rate"),
-                NOTHING,
+                "has no effect with datagrams, which have no connection",
             );
         }
     }
+}
+
+/// Whether it is one of streams.
+const fn has_connections(listener: &Listener) -> bool {
+    matches!(listener.address, Address::UnixStream(_) | Address::Tcp(_))
 }
 
 fn check_listener(key: &str, listener: &Listener, found: &mut Mistakes) {
@@ -63,6 +68,7 @@ fn check_listener(key: &str, listener: &Listener, found: &mut Mistakes) {
             "works with unixstream:// alone, which tells who connects",
         );
     }
+    check_rate(key, listener.rate, found);
     if listener.max_connections == 0 {
         found.add(format!("{key}.max_connections"), "must be at least 1");
     }
