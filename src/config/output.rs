@@ -80,7 +80,7 @@ pub struct Output {
     pub flush_interval: Interval,
     /// Bytes waiting before `on_full` applies. Defaults to 4 MiB.
     pub queue: ByteSize,
-    /// Defaults to block.
+    /// Defaults to merge.
     pub on_full: OnFull,
     /// Contexts that `merge` holds at most.
     pub backlog_contexts: u64,
@@ -143,7 +143,7 @@ impl Default for Output {
             spread: true,
             flush_interval: Interval::from_millis(100),
             queue: ByteSize::mib(4),
-            on_full: OnFull::Block,
+            on_full: OnFull::Merge,
             backlog_contexts: 100_000,
             backfill: false,
             only: Vec::new(),

@@ -33,6 +33,7 @@ mod sum;
 mod values;
 
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
@@ -59,13 +60,37 @@ pub struct Limits {
     pub line_bytes: usize,
 }
 
+/// Who is to have a share of the room: a process, or a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SenderId(u64);
+
+/// Numbers above those of processes.
+static NEXT_SENDER: AtomicU64 = AtomicU64::new(1 << 32);
+
+impl SenderId {
+    /// Of a process, however many connections it has.
+    #[must_use]
+    pub fn of_process(pid: u32) -> Self {
+        Self(pid.into())
+    }
+
+    /// Unlike any other, for whose process is not known.
+    #[must_use]
+    pub fn unique() -> Self {
+        Self(NEXT_SENDER.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The agent's own, whatever others have.
+pub const OWN: SenderId = SenderId(0);
+
 /// Whose lines these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sender {
     /// Lines of one source never merge with the other's.
     pub source: LineSource,
-    /// What is to have its share: a connection, say. The agent is one, whatever stands here.
-    pub id: u64,
+    /// Who has the share. The agent is one, whatever stands here.
+    pub id: SenderId,
 }
 
 /// Lines given up, by reason.
@@ -79,6 +104,8 @@ pub struct Dropped {
     pub unmerged: u64,
     /// [`LineDrop::BacklogSet`]
     pub set: u64,
+    /// How long all of them were, about: of an entry, its first line counts for each.
+    pub bytes: u64,
 }
 
 impl Dropped {
@@ -99,7 +126,8 @@ impl Dropped {
         self.full + self.evicted + self.unmerged + self.set
     }
 
-    const fn note(&mut self, reason: LineDrop) {
+    const fn note(&mut self, reason: LineDrop, bytes: usize) {
+        self.bytes += bytes as u64;
         match reason {
             LineDrop::BacklogUnmerged => self.unmerged += 1,
             LineDrop::BacklogSet => self.set += 1,
@@ -137,6 +165,8 @@ pub struct Given {
     pub lines: u64,
     /// Lines that are in those, and now held no longer.
     pub merged_away: u64,
+    /// Contexts given back whole that more than one line had come to.
+    pub merged_contexts: u64,
 }
 
 /// See the module.
@@ -178,7 +208,7 @@ impl Backlog {
             lines = rest.get(1..).unwrap_or_default();
             merged.lines += 1;
             if let Err(reason) = self.take(line, from, &mut merged) {
-                merged.dropped.note(reason);
+                merged.dropped.note(reason, line.len());
             }
         }
         merged
@@ -287,16 +317,6 @@ impl Backlog {
         self.slots.sizes()[2]
     }
 
-    /// Whether a fresh line must go behind what is held: its context is here, or it
-    /// is one that never merges, and such are.
-    #[must_use]
-    pub fn holds(&self, line: &[u8], source: LineSource) -> bool {
-        match self.parse(line, source) {
-            Some(line) => self.find(&line).is_some(),
-            None => self.slots.sizes()[1] > 0,
-        }
-    }
-
     /// Appends lines, each with its newline, to `to`, the oldest contexts first, until
     /// `room` bytes are written, or a line more, or nothing is left. Of a context
     /// that is written as many lines the rest may stay. Shows whose lines they are.
@@ -334,6 +354,7 @@ impl Backlog {
             self.slots.recharge(sender, before, after);
             if is_all && let Some(entry) = self.slots.get(slot) {
                 given.merged_away += entry.lines;
+                given.merged_contexts += u64::from(entry.lines > 0);
                 leave(&mut self.index, slot, entry);
                 self.slots.remove(slot);
             }
@@ -345,6 +366,12 @@ impl Backlog {
             self.clear();
         }
         given
+    }
+
+    /// How long all that is held is, about, bytes.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        self.slots.text_bytes()
     }
 
     /// Lets go of everything, memory too: returns how many lines that were.

@@ -5,8 +5,9 @@
 //! is reserved *before* a sender reads what will fill it.
 //!
 //! Room is handed out in the order it was asked for, so that no sender starves.
-//! The agent's own lines never wait; where senders keep the queue full they may
-//! overdraw it by a quarter, or a busy relay would take the collector's voice away.
+//! The agent's own lines never wait. Where senders keep the queue full they may
+//! overdraw it by a quarter, or a busy relay would take the collector's voice away;
+//! beyond that they are merged, whatever becomes of the senders' lines.
 
 mod inlet;
 mod outlet;
@@ -24,10 +25,11 @@ use tracing::warn;
 
 pub use self::inlet::{Inlet, Reservation};
 pub use self::outlet::Outlet;
-use super::backlog::{Backlog, Limits, Sender};
+use super::backlog::{Backlog, Dropped, Limits, Sender};
 use super::format::Encoding;
 use super::payload::{Appended, Chunk, Shape};
-use crate::config::LineSource;
+use super::throttle::Waits;
+use crate::config::{self, LineSource, OnFull};
 use crate::log_limit::LogLimit;
 use crate::telemetry::{LineDrop, OutputCounters};
 
@@ -38,19 +40,58 @@ pub struct Settings {
     pub shape: Shape,
     /// Bytes that may wait.
     pub capacity: usize,
+    /// What may wait of that while the output takes what comes and senders can wait.
+    pub steady: usize,
     /// The longest that a line waits for company.
     pub flush_interval: Duration,
-    /// Whether senders that can wait do so when it is full.
-    pub blocks: bool,
-    /// What is merged when it is full, if anything is. Then senders wait only while the
-    /// output takes what comes.
-    pub backlog: Option<Limits>,
+    /// What becomes of senders' lines when it is full.
+    pub on_full: OnFull,
+    /// What may be merged.
+    pub backlog: Limits,
+    /// How long to rest between two parts of the backlog, where the receiver does not slow
+    /// down who sends too fast.
+    pub pause: Option<Duration>,
+    /// Whether the output is over its rate.
+    pub waits: Waits,
     /// How lines are written.
     pub encoding: Encoding,
 }
 
-/// What is taken from the backlog at once: it is queued behind nothing.
-const RESTOCK_BYTES: usize = 64 << 10;
+impl Settings {
+    /// For payloads of this shape, all else as an output has it by default.
+    #[must_use]
+    pub fn of(shape: Shape) -> Self {
+        let usual = config::Output::default();
+        Self {
+            shape,
+            capacity: usual.queue.as_usize(),
+            steady: STEADY_BYTES,
+            flush_interval: usual.flush_interval.0,
+            on_full: usual.on_full,
+            backlog: Limits {
+                contexts: usize::try_from(usual.backlog_contexts).unwrap_or(usize::MAX),
+                bytes: BACKLOG_BYTES,
+                line_bytes: shape.limit.saturating_sub(1),
+            },
+            pause: None,
+            waits: Waits::default(),
+            encoding: Encoding::new(usual.format, ""),
+        }
+    }
+}
+
+/// What is taken from the backlog at once, and what a UDP receiver bears at once.
+const RESTOCK_BYTES: usize = 32 << 10;
+
+/// What a backlog may hold, bytes: contexts of 300 bytes at their default number.
+const BACKLOG_BYTES: usize = 32 << 20;
+
+/// What may wait while the output takes what comes and senders can wait: enough to
+/// keep it busy, and little enough to stay in a core's cache.
+pub(super) const STEADY_BYTES: usize = 512 << 10;
+
+/// The part of the capacity that the agent's own lines may overdraw.
+const OVERDRAFT_DIVISOR: usize = 4;
 
 /// Of lines that are too long, one message in so long: they come again and again.
 const OVERSIZED_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -79,7 +120,8 @@ pub fn queue_of(
             timer_armed: false,
             debt: 0,
             withheld: 0,
-            backlog: settings.backlog.map(Backlog::new),
+            recovering: None,
+            backlog: Backlog::new(settings.backlog),
             closed: None,
         }),
         takes: AtomicBool::new(false),
@@ -98,6 +140,7 @@ pub fn queue_of(
         shared: Arc::clone(&shared),
         timer: None,
         is_narrow: false,
+        restocked: None,
     };
     let inlet = Inlet {
         shared,
@@ -121,44 +164,65 @@ struct Shared {
 }
 
 impl Shared {
-    /// Hands lines to the backlog, if there is one; or, unless `always`, only if there
+    /// Hands lines to the backlog, if they may be merged; or, unless `always`, only if there
     /// is something in it that they must not overtake. Whether that was done.
-    fn merge(&self, lines: &[u8], count: u64, source: LineSource, always: bool) -> bool {
-        if self.settings.backlog.is_none() {
+    fn merge(&self, lines: &[u8], count: u64, from: Sender, always: bool) -> bool {
+        if from.source == LineSource::Listeners && self.settings.on_full != OnFull::Merge {
             return false;
         }
         let mut state = self.lock();
-        if state.closed.is_some() || !(always || state.has_backlog()) {
+        if state.closed.is_some() || (!always && state.backlog.is_empty()) {
             return false;
         }
-        let Some(backlog) = &mut state.backlog else {
-            return false;
-        };
-        let merged = backlog.merge(lines, Sender { source, id: 0 });
+        let merged = state.backlog.merge(lines, from);
         self.counters.accepted.add(count);
-        for (reason, lines) in merged.dropped.by_reason() {
-            if lines > 0 {
-                self.counters.dropped.add(reason, lines);
-            }
-        }
+        self.count_dropped(merged.dropped);
+        self.tell_backlog(&state);
         drop(state);
         self.wake.notify_one();
         true
     }
 
-    /// Moves a chunk's worth of the backlog behind what is queued, where nothing is that
-    /// could go before.
+    fn count_dropped(&self, dropped: Dropped) {
+        if dropped.total() == 0 {
+            return;
+        }
+        for (reason, lines) in dropped.by_reason() {
+            self.counters.dropped.add(reason, lines);
+        }
+        self.counters.dropped_queue_bytes.add(dropped.bytes);
+    }
+
+    fn tell_backlog(&self, state: &State) {
+        let (contexts, bytes) = (state.backlog.contexts(), state.backlog.bytes());
+        self.counters.backlog_contexts.set(contexts as u64);
+        self.counters.backlog_bytes.set(bytes as u64);
+    }
+
+    /// Bytes of overdraft that are left.
+    fn overdraft(&self, state: &State) -> usize {
+        (self.settings.capacity / OVERDRAFT_DIVISOR).saturating_sub(state.debt)
+    }
+
+    /// Whether a part of the backlog may go behind what is queued: where there is nothing
+    /// that could go before, or where the backlog is the agent's alone and there is leave to
+    /// overdraw.
+    fn may_restock(&self, state: &State) -> bool {
+        if state.backlog.is_empty() {
+            return false;
+        }
+        !state.has_sealed() || (self.settings.on_full != OnFull::Merge && self.overdraft(state) > 0)
+    }
+
+    /// Moves a part of the backlog behind what is queued.
     fn restock(&self, state: &mut State) -> Appended {
         let mut done = Appended::default();
-        let Some(backlog) = &mut state.backlog else {
-            return done;
-        };
-        if backlog.is_empty() || !state.full.is_empty() || state.tail.has_sealed() {
-            return done;
-        }
         let (mut lines, mut runs) = (Vec::new(), Vec::new());
-        let given = backlog.drain(RESTOCK_BYTES, &mut lines, |run| runs.push(run));
+        let given = state
+            .backlog
+            .drain(RESTOCK_BYTES, &mut lines, |run| runs.push(run));
         self.counters.merged.add(given.merged_away);
+        self.counters.merged_contexts.add(given.merged_contexts);
         let mut rest = &*lines;
         for run in runs {
             let Some((text, after)) = rest.split_at_checked(run.bytes) else {
@@ -173,7 +237,8 @@ impl Shared {
                     .settings
                     .encoding
                     .encode(text, run.source, &mut encoded);
-                self.counters.dropped.add(LineDrop::Format, outcome.dropped);
+                self.counters
+                    .drop_lines(LineDrop::Format, outcome.dropped, 0);
                 // One line may become several.
                 let more = (outcome.lines + outcome.dropped).saturating_sub(run.lines);
                 self.counters.accepted.add(more);
@@ -185,7 +250,18 @@ impl Shared {
             done.longest_oversized = done.longest_oversized.max(part.longest_oversized);
         }
         state.debt += done.bytes - self.room.forget_permits(done.bytes);
+        if state.backlog.is_empty() {
+            self.recover(state);
+        }
+        self.tell_backlog(state);
         done
+    }
+
+    /// Gives senders the room that was kept from them for the backlog's sake.
+    fn recover(&self, state: &mut State) {
+        if let Some(kept) = state.recovering.take() {
+            self.room.add_permits(kept);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -196,7 +272,9 @@ impl Shared {
     /// Counts lines that no payload can hold, and says so.
     fn drop_oversized(&self, appended: Appended) {
         let lines = appended.oversized;
-        self.counters.dropped.add(LineDrop::Oversized, lines);
+        // The longest of them stands for all.
+        let bytes = appended.longest_oversized * usize::try_from(lines).unwrap_or(1);
+        self.counters.drop_lines(LineDrop::Oversized, lines, bytes);
         if let Some(suppressed) = self.oversized_log.permit_of(lines) {
             warn!(
                 output = %self.output,
@@ -224,20 +302,16 @@ struct State {
     debt: usize,
     /// Permits that are to be kept back as they come free.
     withheld: usize,
+    /// Room kept from senders while the output takes what was merged.
+    recovering: Option<usize>,
     /// What found no room, and what came behind that: while anything is in it, all
     /// lines go there, so that none overtakes an older one of its context.
-    backlog: Option<Backlog>,
+    backlog: Backlog,
     /// Why nothing more is taken.
     closed: Option<LineDrop>,
 }
 
 impl State {
-    fn has_backlog(&self) -> bool {
-        self.backlog
-            .as_ref()
-            .is_some_and(|backlog| !backlog.is_empty())
-    }
-
     fn fresh_tail(&mut self, shape: Shape) -> Chunk {
         let fresh = self.spare.pop().unwrap_or_else(|| Chunk::new(shape));
         std::mem::replace(&mut self.tail, fresh)

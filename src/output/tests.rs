@@ -1,9 +1,11 @@
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::transport::SendError;
 use super::*;
 use crate::config::{Burst, ByteRate, ByteSize, LineSource};
+use crate::telemetry::OutputError;
 
 fn settings(address: &str) -> config::Output {
     config::Output {
@@ -116,27 +118,50 @@ async fn a_stream_gets_no_more_than_rate_and_burst_and_all_of_it_in_the_end() {
     assert!(counters.throttled_us.get() > 1_000_000);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_output_held_to_its_rate_lets_senders_fill_its_queue() {
+/// An output held to 2 KiB/s with much to send, after ten seconds of it.
+async fn held_to_its_rate(on_full: OnFull) -> Inlet {
     let receiver = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let config = config::Output {
         rate: ByteRate(Some(ByteSize::kib(2))),
         queue: ByteSize::mib(1),
+        on_full,
         ..settings(&format!("udp://{}", receiver.local_addr().unwrap()))
     };
     let (inlet, output) = Output::new(&config, "", Arc::default());
     let inlet = inlet.for_source(LineSource::Listeners);
-    let abandon = CancellationToken::new();
-    let run = tokio::spawn(output.run(abandon.clone()));
-    // Once it takes what comes, senders are held to half a MiB.
+    let health = Arc::<Health>::default();
+    let telling = output.telling(Arc::clone(&health));
+    tokio::spawn(async move {
+        let _receiver = receiver;
+        telling.run(CancellationToken::new()).await
+    });
     inlet.offer(b"a:1|c\n");
     sleep(Duration::from_secs(10)).await;
-    assert!(inlet.try_reserve(768 << 10).is_none());
+    assert!(
+        inlet.try_reserve(768 << 10).is_none(),
+        "it takes what comes"
+    );
     for _ in 0..100 {
         inlet.offer(&[&[b'x'; 1_000][..], b":1|c\n"].concat());
     }
     sleep(Duration::from_secs(10)).await;
+    assert!(
+        health.well_for(Duration::ZERO),
+        "it waits for its rate alone"
+    );
+    inlet
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_output_held_to_its_rate_lets_senders_that_wait_fill_its_queue() {
+    let inlet = held_to_its_rate(OnFull::Block).await;
     assert!(inlet.try_reserve(768 << 10).is_some());
-    abandon.cancel();
-    run.await.unwrap();
+    assert!(inlet.blocks());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_output_held_to_its_rate_merges_soon_and_lets_nobody_wait() {
+    let inlet = held_to_its_rate(OnFull::Merge).await;
+    assert!(inlet.try_reserve(LEAST_STEADY_BYTES).is_none());
+    assert!(!inlet.blocks());
 }

@@ -1,7 +1,7 @@
 //! What merging a line into the backlog costs, and giving it back.
 
 use conntally::config::LineSource;
-use conntally::output::backlog::{Backlog, Limits, Sender};
+use conntally::output::backlog::{Backlog, Limits, OWN, Sender};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 
@@ -11,7 +11,7 @@ fn main() {
 
 const FROM: Sender = Sender {
     source: LineSource::Listeners,
-    id: 1,
+    id: OWN,
 };
 
 /// Lines of 120 bytes and 6 tags, of as many contexts.

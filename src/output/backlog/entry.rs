@@ -149,6 +149,16 @@ impl Entry {
         allocated(self.text.len()) + state
     }
 
+    /// How long what it would be written as is, about.
+    pub(super) fn text_bytes(&self) -> usize {
+        let values = match &self.state {
+            State::Values(values) => values.len(),
+            State::Set(members) => members.bytes(),
+            _ => 0,
+        };
+        self.text.len() + values
+    }
+
     /// The most that [`Entry::bytes`] can be when it has taken in this line of its
     /// context.
     ///

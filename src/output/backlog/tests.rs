@@ -16,13 +16,13 @@ const LIMITS: Limits = Limits {
 fn sender(id: u64) -> Sender {
     Sender {
         source: LineSource::Listeners,
-        id,
+        id: SenderId(id),
     }
 }
 
 const AGENT: Sender = Sender {
     source: LineSource::Collector,
-    id: 0,
+    id: OWN,
 };
 
 fn backlog(limits: Limits) -> Backlog {
@@ -130,12 +130,6 @@ fn a_sender_with_less_than_its_share_takes_the_place_of_the_one_with_most() {
     assert_eq!((taken.dropped.evicted, taken.dropped.full), (4, 1));
     let taken = backlog.merge(b"own:1|g\nmore:1|g\n", AGENT);
     assert_eq!(taken.dropped.full, 1);
-    assert!(backlog.holds(b"own:2|g", LineSource::Collector));
-    assert!(!backlog.holds(b"own:2|g", LineSource::Listeners));
-    assert!(
-        !backlog.holds(b"a8:2|c", LineSource::Listeners),
-        "the youngest went"
-    );
     assert_eq!(
         drained(&mut backlog),
         "a0:1|c\na1:1|c\na2:1|c\na3:1|c\na4:1|c\nb:1|c\nc:1|c\nd:1|c\ne:1|c\nown:1|g\n"
