@@ -15,6 +15,7 @@ mod connection;
 mod datagram;
 mod intake;
 pub mod origin;
+mod pressure;
 pub(crate) mod socket;
 mod stream;
 mod tracker;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use self::accept::Streams;
 use self::datagram::Datagrams;
 use self::intake::Stage;
+pub use self::pressure::{Pressure, Watch};
 use self::socket::SocketFile;
 use self::stream::Acceptor;
 pub use self::stream::Peer;
@@ -140,6 +142,7 @@ fn remedy(address: &Address) -> &'static str {
 pub struct Listener {
     address: Address,
     tracker: Arc<Tracker>,
+    pressure: Arc<Pressure>,
     kind: Kind,
 }
 
@@ -233,8 +236,15 @@ impl Listener {
         Ok(Self {
             address,
             tracker,
+            pressure: Arc::default(),
             kind,
         })
+    }
+
+    /// The same, reading only as fast as memory allows.
+    #[must_use]
+    pub fn under(self, pressure: Arc<Pressure>) -> Self {
+        Self { pressure, ..self }
     }
 
     /// Where it listens: with the port that the system chose, where 0 was asked for.
@@ -262,6 +272,7 @@ impl Listener {
             fanout,
             counters,
             log: LogLimit::new(LOG_LINES, LOG_WINDOW),
+            pressure: self.pressure,
         });
         match self.kind {
             Kind::Streams {

@@ -229,6 +229,10 @@ fn what_only_several_keys_show_to_be_wrong_is_shown_at_one_of_them() {
         ),
         ("[memory]\nlow = 0.9", "memory.low"),
         (
+            "[memory]\nlimit = \"most\"",
+            ":2:9: memory.limit: \"most\" is not a limit: write \"auto\"",
+        ),
+        (
             "hostname = \"${NOPE}\"",
             ":1:12: hostname: the environment variable NOPE is not set",
         ),

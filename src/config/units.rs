@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::MemoryLimit;
+
 /// Why a text is not the quantity that its key asks for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
@@ -23,6 +25,9 @@ pub enum UnitError {
         "{0:?} is not a burst: write a size, as in \"64KiB\", or \"\" for what the rate lets go in a second"
     )]
     Burst(String),
+    /// Not a size, for memory.
+    #[error("{0:?} is not a limit: write \"auto\" for the cgroup's, or a size, as in \"64MiB\"")]
+    Memory(String),
     /// Not an octal file mode.
     #[error("{0:?} is not a file mode: write it in octal, as in \"0722\"")]
     Mode(String),
@@ -54,7 +59,14 @@ macro_rules! through_text {
     )+};
 }
 through_text!(
-    Interval, ByteSize, ByteRate, Burst, FileMode, Owner, MarkFilter
+    Interval,
+    ByteSize,
+    ByteRate,
+    Burst,
+    FileMode,
+    Owner,
+    MarkFilter,
+    MemoryLimit
 );
 
 /// A number and what follows it.

@@ -95,9 +95,6 @@ impl Config {
         if !(memory.low > 0.0 && memory.low <= memory.high && memory.high <= 1.0) {
             found.add("memory.low", "0 < low <= high <= 1 must hold");
         }
-        if memory.limit != "auto" && memory.limit.parse::<super::ByteSize>().is_err() {
-            found.add("memory.limit", "write \"auto\" or a size, as in \"64MiB\"");
-        }
         found.0
     }
 
@@ -258,7 +255,6 @@ impl Config {
         );
         for (differs, key) in [
             (self.hosts.names != Names::None, "hosts.names"),
-            (self.memory != default.memory, "[memory]"),
             (self.admin.http != default.admin.http, "admin.http"),
         ] {
             note(differs, key, NOTHING);

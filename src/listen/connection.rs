@@ -8,6 +8,7 @@ use tokio::io::ReadBuf;
 use tokio::task::yield_now;
 
 use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Stage};
+use super::pressure::Keep;
 use super::stream::Reader;
 use super::tracker::Open;
 use crate::config::{ByteRate, Framing};
@@ -86,12 +87,17 @@ impl Task {
                 stage.counters.throttled.add(1);
                 stage.counters.throttled_us.add(micros.unwrap_or_default());
             }
+            let keep = stage.wait_for_memory().await;
             // Only who has something to read takes room, and nobody holds it idly.
-            if room.refill(bytes).await {
+            if keep == Keep::All && room.refill(bytes).await {
                 stage.counters.waits.add(1);
             }
             self.open.connection.set_held_up(false);
-            let progress = poll_fn(|cx| Poll::Ready(self.read(bytes, cx, &mut room))).await;
+            let progress = poll_fn(|cx| {
+                let room = (keep == Keep::All).then_some(&mut room);
+                Poll::Ready(self.read(bytes, cx, room))
+            })
+            .await;
             room.release();
             match progress {
                 Progress::End(closing) => break closing,
@@ -127,8 +133,14 @@ impl Task {
         Closing::Error
     }
 
-    /// Reads once, at most so many bytes, and hands on the lines that are whole.
-    fn read(&mut self, bytes: usize, cx: &mut Context<'_>, room: &mut Room<'_>) -> Progress {
+    /// Reads once, at most so many bytes, and hands on the lines that are whole; without
+    /// room, gives them up.
+    fn read(
+        &mut self,
+        bytes: usize,
+        cx: &mut Context<'_>,
+        room: Option<&mut Room<'_>>,
+    ) -> Progress {
         Scratch::lend(|scratch| {
             let held = self.held.len();
             let (space, gathered) = scratch.parts(held + bytes);
@@ -154,7 +166,7 @@ impl Task {
         &mut self,
         input: &[u8],
         read: usize,
-        room: &mut Room<'_>,
+        room: Option<&mut Room<'_>>,
         gathered: &mut Vec<u8>,
     ) -> Progress {
         let stage = &*self.stage;
@@ -192,7 +204,7 @@ impl Task {
         stage.counters.bytes.add(read as u64);
         connection.bytes.add(read as u64);
         connection.frames.add(tally.frames);
-        connection.lines.add(tally.lines + tally.filtered);
+        connection.lines.add(tally.good_lines());
         connection.bad_lines.add(tally.bad_lines);
         connection.set_rest(!rest.is_empty(), self.framer.is_inside_frame(rest));
         if rest.is_empty() {
@@ -223,6 +235,7 @@ mod tests {
             fanout: Arc::default(),
             counters: Arc::default(),
             log: LogLimit::new(LOG_LINES, LOG_WINDOW),
+            pressure: Arc::default(),
         });
         let (stream, _peer) = UnixStream::pair().unwrap();
         let accepted = Accepted::Unix(stream);

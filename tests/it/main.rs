@@ -19,6 +19,7 @@ mod merging;
 mod modes;
 mod netns;
 mod output;
+mod pressure;
 mod real_clients;
 mod real_receivers;
 mod snapshot;
