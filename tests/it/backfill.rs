@@ -41,15 +41,15 @@ fn an_outages_points_have_their_own_times_and_add_up() {
         ),
     );
     let mut stream = UnixStream::connect(&socket).unwrap();
-    let mut sent = 0;
+    let mut all = 0;
     let mut send = |lines: usize| {
-        sent += lines;
+        all += lines;
         let counts = "filled.count:1|c|#some:tag\n".repeat(lines);
-        let gauge = format!("filled.gauge:{sent}|g\nfilled.time:1|ms\n");
+        let gauge = format!("filled.gauge:{all}|g\nfilled.time:1|ms\n");
         for payload in [counts, gauge] {
             stream.write_all(&framed(payload.as_bytes())).unwrap();
         }
-        sent
+        all
     };
     send(100);
     receiver.sorted(100);

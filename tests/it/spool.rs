@@ -31,10 +31,10 @@ fn relay(directory: &Path, output: &str, keys: &str) -> Program {
 fn send(directory: &Path, daemon: &mut Program, output: &str) {
     let mut stream = UnixStream::connect(directory.join("in.socket")).unwrap();
     for n in (0..LINES).step_by(50) {
-        let lines: String = (n..n + 50)
+        let lines: Vec<String> = (n..n + 50)
             .map(|n| format!("spooled.count:1|c|#context:{}\n", n % CONTEXTS))
             .collect();
-        stream.write_all(&framed(lines.as_bytes())).unwrap();
+        stream.write_all(&framed(lines.concat().as_bytes())).unwrap();
     }
     let lines = format!("spooled.gauge:{LINES}|g\n_e{{4,4}}:some|text\n");
     stream.write_all(&framed(lines.as_bytes())).unwrap();
