@@ -20,9 +20,11 @@ use crate::collector::{CollectorError, Collectors, command};
 use crate::config::{self, Config, Format, GroupMode, LineSource};
 use crate::flow::key::KeyHasher;
 use crate::listen::{ListenError, Listener, Pressure, Watch};
+use crate::output::health::Health;
 use crate::output::only::Only;
 use crate::output::own::OwnListeners;
 use crate::output::shards::Shards;
+use crate::output::spool::SpoolError;
 use crate::output::turn::Turn;
 use crate::output::{Branch, Ending, Fanout, Output, Way};
 use crate::report::{Process, Reporter, Snapshot, resident_bytes};
@@ -45,6 +47,9 @@ pub enum AgentError {
     /// The collector's thread could not be given a way to be asked.
     #[error("cannot make a way to the collector's thread: {0}")]
     Commands(#[source] io::Error),
+    /// An output's spool can't be used.
+    #[error("{0}: give the output another spool, or none")]
+    Spool(#[from] SpoolError),
     /// A stage ended by itself.
     #[error("a stage ended unexpectedly: {0}")]
     Stage(String),
@@ -60,7 +65,7 @@ impl AgentError {
         match self {
             Self::Listen(error) => matches!(error, ListenError::Permission { .. }),
             Self::Collector(error) => error.is_permission(),
-            Self::Commands(_) | Self::Stage(_) | Self::Interrupted => false,
+            Self::Commands(_) | Self::Spool(_) | Self::Stage(_) | Self::Interrupted => false,
         }
     }
 }
@@ -85,14 +90,18 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     let keys = KeyHasher::default();
     let (handle, commands) = command::channel().map_err(AgentError::Commands)?;
     let own = bound.iter().map(|(listener, _)| listener.address());
-    let outputs = Outputs::start(config, &Arc::new(own.collect()), &mut telemetry);
+    let outputs = Outputs::start(config, &Arc::new(own.collect()), &mut telemetry)?;
     let _held = Held(telemetry.outputs.clone());
     let forwarded = Arc::new(outputs.forwarded);
     let collectors = Collectors::start(config, &mut telemetry, commands, keys.clone())?;
 
     let mut stages = JoinSet::new();
     if let Some(admin) = admin {
-        let context = admin::Context::new(config, handle, keys, telemetry.clone());
+        let views = admin::Views {
+            trackers: bound.iter().map(|(of, _)| of.tracker()).collect(),
+            healths: outputs.healths,
+        };
+        let context = admin::Context::new(config, handle, keys, telemetry.clone()).showing(views);
         stages.spawn(admin.run(context, stop.clone()));
     }
     let pressure = Arc::<Pressure>::default();
@@ -109,7 +118,10 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     }
     drop(forwarded);
     let last_report = CancellationToken::new();
-    let reporter = |to: Own| Reporter::new(&config.report, &config.tags, to.tagged, to.untagged);
+    let reporter = |to: Own| {
+        Reporter::new(&config.report, &config.tags, to.tagged, to.untagged)
+            .telling_of(config.outputs_by_group())
+    };
     let voice = Voice {
         at_once: reporter(outputs.at_once),
         spread: reporter(outputs.spread).paced(config.interval.0 / 2, last_report.clone()),
@@ -178,6 +190,8 @@ fn unexpected(stage: &str, ended: Result<(), JoinError>) -> AgentError {
 /// The outputs' tasks, and the ends that lines go into.
 struct Outputs {
     tasks: JoinSet<Ending>,
+    /// In the order of their counters.
+    healths: Vec<Arc<Health>>,
     /// Makes them count what they hold as dropped.
     give_up: CancellationToken,
     /// The agent's own lines, for outputs that get them at once.
@@ -198,9 +212,14 @@ struct Own {
 }
 
 impl Outputs {
-    fn start(config: &Config, own: &Arc<OwnListeners>, telemetry: &mut Telemetry) -> Self {
+    fn start(
+        config: &Config,
+        own: &Arc<OwnListeners>,
+        telemetry: &mut Telemetry,
+    ) -> Result<Self, SpoolError> {
         let give_up = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        let mut healths = Vec::new();
         let (mut at_once, mut spread, mut forwarded) = (Own::default(), Own::default(), Vec::new());
         for members in config.output_groups() {
             let members: Vec<_> = members
@@ -216,12 +235,15 @@ impl Outputs {
             for (output, health) in members.iter().zip(turn.healths()) {
                 let counters = Arc::<OutputCounters>::default();
                 let hostname = hostname(config, output);
-                let (inlet, task) = Output::new(output, &hostname, Arc::clone(&counters));
+                let (inlet, task) =
+                    Output::new(output, &hostname, config.interval.0, Arc::clone(&counters));
                 let name = output.address.to_string();
                 telemetry.outputs.push((name, Arc::clone(&counters)));
                 ends.push((inlet, counters));
+                healths.push(Arc::clone(&health));
                 info!(address = %output.address, "sending to");
-                let task = task.avoiding(Arc::clone(own)).telling(health);
+                let mut task = task.avoiding(Arc::clone(own)).telling(health);
+                task.restore()?;
                 tasks.spawn(task.run(give_up.clone()));
             }
             let Some((_, counters)) = ends.first() else {
@@ -263,13 +285,14 @@ impl Outputs {
                 forwarded.push(branch(LineSource::Listeners));
             }
         }
-        Self {
+        Ok(Self {
             tasks,
+            healths,
             give_up,
             at_once,
             spread,
             forwarded: Fanout::of(forwarded),
-        }
+        })
     }
 }
 

@@ -24,6 +24,7 @@ pub mod own;
 pub mod payload;
 pub mod queue;
 pub mod shards;
+pub mod spool;
 pub mod throttle;
 pub mod transport;
 pub mod turn;
@@ -34,16 +35,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
-use self::backlog::Limits;
+use self::backlog::{Limits, VALUES_BYTES};
 use self::backoff::{Backoff, Bounds};
 pub use self::fanout::{Branch, Fanout, Room, Way};
 use self::format::Encoding;
 use self::health::Health;
 use self::own::OwnListeners;
 use self::payload::{Chunk, Delimiter, Shape};
-use self::queue::{Inlet, Outlet, STEADY_BYTES, Settings, queue_of};
+use self::queue::{Inlet, Outlet, STEADY_BYTES, Settings, queue_of, tick_seconds};
+use self::spool::{Contents, Found, Kind, Spool, SpoolError};
 use self::throttle::Throttle;
 use crate::address::Address;
 use crate::config::{self, OnFull};
@@ -88,6 +90,10 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// With parts of 32 KiB, 8 MiB/s.
 const PART_PAUSE: Duration = Duration::from_millis(4);
 
+/// Bytes of one context's values that are kept where everything is merged: all of them,
+/// since the backlog goes before it is full.
+const AGGREGATED_BYTES: usize = 4 << 20;
+
 /// The least that may wait while the output takes what comes: two reads.
 const LEAST_STEADY_BYTES: usize = 128 << 10;
 
@@ -114,6 +120,11 @@ pub enum Ending {
         /// Lines that were still held, now counted as dropped.
         lines: u64,
     },
+    /// It was told to give up, and what it held is in its spool.
+    Spooled {
+        /// Lines there.
+        lines: u64,
+    },
     /// Nobody reads standard output any more.
     Gone {
         /// Lines that were still held, now counted as dropped.
@@ -138,6 +149,7 @@ pub struct Output {
     looped: LogLimit,
     own: Arc<OwnListeners>,
     health: Arc<Health>,
+    spool: Option<Spool>,
 }
 
 /// Failures since the last good connection.
@@ -173,12 +185,13 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 impl Output {
-    /// An output as configured, on the host named `hostname`, and the sending end
-    /// of its queue.
+    /// An output as configured, on the host named `hostname` that ticks at this interval,
+    /// and the sending end of its queue.
     #[must_use]
     pub fn new(
         config: &config::Output,
         hostname: &str,
+        interval: Duration,
         counters: Arc<OutputCounters>,
     ) -> (Inlet, Self) {
         let delimiter = match config.address {
@@ -205,8 +218,16 @@ impl Output {
             on_full: config.on_full,
             backlog: Limits {
                 contexts: usize::try_from(config.backlog_contexts).unwrap_or(usize::MAX),
+                values_bytes: if config.aggregate.0.is_some() {
+                    AGGREGATED_BYTES
+                } else {
+                    VALUES_BYTES
+                },
+                tick_seconds: tick_seconds(interval),
                 ..usual.backlog
             },
+            backfill: config.backfill,
+            aggregate: config.aggregate.0.map(|interval| interval.0),
             pause: matches!(config.address, Address::Udp(_)).then_some(PART_PAUSE),
             waits: throttle.waits(),
             encoding: Encoding::new(config.format, hostname),
@@ -230,6 +251,8 @@ impl Output {
             looped: LogLimit::new(1, Duration::MAX),
             own: Arc::default(),
             health: Arc::default(),
+            spool: (!config.spool.is_empty())
+                .then(|| Spool::new(config.spool.clone().into(), config.format)),
         };
         (inlet, output)
     }
@@ -258,8 +281,14 @@ impl Output {
             return Ending::Drained;
         };
         self.health.is_away();
-        let cut = self.chunk.take();
-        let cut = cut.map_or((0, 0), |chunk| (chunk.lines(), chunk.unwritten().len()));
+        let chunk = self.chunk.take();
+        self.outlet.shut(reason);
+        if reason == LineDrop::Shutdown
+            && let Some(lines) = self.keep(chunk.as_ref())
+        {
+            return Ending::Spooled { lines };
+        }
+        let cut = chunk.map_or((0, 0), |chunk| (chunk.lines(), chunk.unwritten().len()));
         let (cut, bytes) = cut;
         self.counters.drop_lines(reason, cut, bytes);
         let lines = cut + self.outlet.close(reason);
@@ -272,5 +301,61 @@ impl Output {
             warn!(%output, lines, "stopped before all was sent");
         }
         Ending::Abandoned { lines }
+    }
+
+    /// Takes in what an earlier run left in the spool, if there is one.
+    ///
+    /// # Errors
+    /// When the spool can't be read, or could not be written at the end. One that is damaged
+    /// is put aside, and said to be.
+    pub fn restore(&mut self) -> Result<(), SpoolError> {
+        let Some(spool) = &self.spool else {
+            return Ok(());
+        };
+        let found = match spool.take() {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(()),
+            Err(damaged @ SpoolError::Damaged { .. }) => {
+                error!(output = %self.address, error = %damaged, "what an earlier run left is lost");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let Found {
+            contents,
+            is_same_format,
+            age,
+        } = found;
+        let (lines, seconds) = (contents.lines(), age.map(|age| age.as_secs()));
+        info!(output = %self.address, lines, seconds, "goes on with what an earlier run left");
+        self.outlet.restore(&contents, is_same_format);
+        Ok(())
+    }
+
+    /// Puts what is left into the spool, if there is one. Returns how many lines are in it.
+    fn keep(&mut self, chunk: Option<&Chunk>) -> Option<u64> {
+        let spool = self.spool.as_ref()?;
+        let mut contents = Contents::default();
+        for lines in chunk.into_iter().flat_map(Chunk::rest) {
+            contents.add(Kind::Wire, lines);
+        }
+        self.outlet.take_rest(&mut contents);
+        let (output, lines) = (&self.address, contents.lines());
+        if lines == 0 {
+            return Some(0);
+        }
+        match spool.keep(&contents) {
+            Ok(()) => {
+                let path = spool.path().display();
+                info!(%output, lines, %path, "kept for the next start what was not sent");
+                self.counters.spooled.add(lines);
+            }
+            Err(error) => {
+                error!(%output, lines, %error, "what was not sent is lost");
+                let bytes = contents.bytes();
+                (self.counters).drop_lines(LineDrop::Shutdown, lines, bytes);
+            }
+        }
+        Some(lines)
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Burst, ByteRate, ByteSize, Config, Interval};
+use super::{Aggregate, Burst, ByteRate, ByteSize, Config, Interval};
 use crate::address::{Address, DEFAULT_PORT, HostPort};
 
 /// How an output writes a line.
@@ -86,6 +86,10 @@ pub struct Output {
     pub backlog_contexts: u64,
     /// Whether an outage's counts and gauges carry their own timestamps.
     pub backfill: bool,
+    /// How long everything is merged before it is sent; empty means not at all.
+    pub aggregate: Aggregate,
+    /// The file in which what is left at the end is kept for the next start; empty means none.
+    pub spool: String,
     /// Globs of names (of events: titles); empty means all.
     pub only: Vec<String>,
     /// Defaults to both.
@@ -146,6 +150,8 @@ impl Default for Output {
             on_full: OnFull::Merge,
             backlog_contexts: 100_000,
             backfill: false,
+            aggregate: Aggregate::default(),
+            spool: String::new(),
             only: Vec::new(),
             sources: vec![LineSource::Collector, LineSource::Listeners],
             group: String::new(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 mod groups;
 mod listener;
 
-use super::{ByteRate, Config, LineSource, Names, Output, SourceChoice};
+use super::{ByteRate, Config, Format, LineSource, Names, OnFull, Output, SourceChoice};
 use crate::address::{Address, reaches};
 use crate::report::text::check_tag;
 
@@ -90,12 +90,27 @@ impl Config {
         }
         self.check_groups(&mut found);
         self.check_listeners(&mut found);
+        self.check_spools(&mut found);
         self.check_admin(&mut found);
         let memory = &self.memory;
         if !(memory.low > 0.0 && memory.low <= memory.high && memory.high <= 1.0) {
             found.add("memory.low", "0 < low <= high <= 1 must hold");
         }
         found.0
+    }
+
+    /// Each needs a file of its own.
+    fn check_spools(&self, found: &mut Mistakes) {
+        let spools = self.outputs.iter().map(|output| Path::new(&output.spool));
+        for (index, spool) in spools.clone().enumerate() {
+            let mut before = spools.clone().take(index);
+            if !spool.as_os_str().is_empty() && before.any(|other| same_file(other, spool)) {
+                found.add(
+                    format!("output[{index}].spool"),
+                    format!("{} is another output's already", spool.display()),
+                );
+            }
+        }
     }
 
     fn check_admin(&self, found: &mut Mistakes) {
@@ -201,6 +216,7 @@ impl Config {
                 format!("must be at least {least} bytes, to hold what one read brings"),
             );
         }
+        check_merging(key, output, found);
         if output.sources.is_empty() {
             found.add(
                 format!("{key}.sources"),
@@ -272,7 +288,6 @@ impl Config {
                 &at("spread"),
                 "has no effect without \"collector\" in sources",
             );
-            note(output.backfill != usual.backfill, &at("backfill"), NOTHING);
             note(
                 output.group.is_empty() && output.group_mode != usual.group_mode,
                 &at("group_mode"),
@@ -318,6 +333,42 @@ fn check_burst(key: &str, output: &Output, found: &mut Mistakes) {
             format!(
                 "must be at least {payload} bytes, which is max_payload, and at most 1GiB; \
                  or \"\" for what the rate lets go in a second"
+            ),
+        );
+    }
+}
+
+/// What only an output that merges can do.
+fn check_merging(key: &str, output: &Output, found: &mut Mistakes) {
+    if output.backfill && output.format != Format::Dogstatsd {
+        found.add(
+            format!("{key}.backfill"),
+            "needs format = \"dogstatsd\": no other has timestamps",
+        );
+    }
+    if let Some(interval) = output.aggregate.0
+        && interval.0 < MIN_INTERVAL
+    {
+        found.add(format!("{key}.aggregate"), "must be at least 100ms");
+    }
+    if output.backlog_contexts == 0 {
+        found.add(format!("{key}.backlog_contexts"), "must be at least 1");
+    }
+    for (is_set, name) in [
+        (output.backfill, "backfill"),
+        (output.aggregate.0.is_some(), "aggregate"),
+        (!output.spool.is_empty(), "spool"),
+    ] {
+        if is_set && output.on_full != OnFull::Merge {
+            found.add(format!("{key}.{name}"), "needs on_full = \"merge\"");
+        }
+    }
+    if !output.spool.is_empty() && !Path::new(&output.spool).is_absolute() {
+        found.add(
+            format!("{key}.spool"),
+            format!(
+                "{:?} must begin at the root: \"/var/lib/conntally/spool\"",
+                output.spool
             ),
         );
     }

@@ -25,6 +25,8 @@
 //! merged away then. If it is dropped, they all are. So at any time lines that came
 //! = given back + merged away + dropped + held.
 
+mod account;
+mod coarsen;
 mod entry;
 mod line;
 mod members;
@@ -33,14 +35,17 @@ mod sum;
 mod values;
 
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use memchr::memchr;
 
+pub use self::account::{
+    Dropped, Given, Limits, Merged, OWN, Portion, Run, Sender, SenderId, VALUES_BYTES,
+};
 use self::entry::{Entry, State, Taken};
-use self::line::Line;
+pub use self::line::Tick;
+use self::line::{Line, Period};
 use self::slots::Slots;
 use self::values::Coin;
 use crate::config::LineSource;
@@ -49,132 +54,22 @@ use crate::telemetry::LineDrop;
 #[cfg(test)]
 mod tests;
 
-/// What a backlog may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Contexts and lines that never merge. Of the latter a tenth of it.
-    pub contexts: usize,
-    /// Bytes of memory.
-    pub bytes: usize,
-    /// The longest that a merged line may become, its newline not counted.
-    pub line_bytes: usize,
-}
-
-/// Who is to have a share of the room: a process, or a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SenderId(u64);
-
-/// Numbers above those of processes.
-static NEXT_SENDER: AtomicU64 = AtomicU64::new(1 << 32);
-
-impl SenderId {
-    /// Of a process, however many connections it has.
-    #[must_use]
-    pub fn of_process(pid: u32) -> Self {
-        Self(pid.into())
-    }
-
-    /// Unlike any other, for whose process is not known.
-    #[must_use]
-    pub fn unique() -> Self {
-        Self(NEXT_SENDER.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// The agent's own, whatever others have.
-pub const OWN: SenderId = SenderId(0);
-
-/// Whose lines these are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sender {
-    /// Lines of one source never merge with the other's.
-    pub source: LineSource,
-    /// Who has the share. The agent is one, whatever stands here.
-    pub id: SenderId,
-}
-
-/// Lines given up, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dropped {
-    /// [`LineDrop::BacklogFull`]
-    pub full: u64,
-    /// [`LineDrop::BacklogEvicted`]: lines that had been taken before.
-    pub evicted: u64,
-    /// [`LineDrop::BacklogUnmerged`]
-    pub unmerged: u64,
-    /// [`LineDrop::BacklogSet`]
-    pub set: u64,
-    /// How long all of them were, about: of an entry, its first line counts for each.
-    pub bytes: u64,
-}
-
-impl Dropped {
-    /// Each reason with its lines.
-    #[must_use]
-    pub const fn by_reason(self) -> [(LineDrop, u64); 4] {
-        [
-            (LineDrop::BacklogFull, self.full),
-            (LineDrop::BacklogEvicted, self.evicted),
-            (LineDrop::BacklogUnmerged, self.unmerged),
-            (LineDrop::BacklogSet, self.set),
-        ]
-    }
-
-    /// All of them.
-    #[must_use]
-    pub const fn total(self) -> u64 {
-        self.full + self.evicted + self.unmerged + self.set
-    }
-
-    const fn note(&mut self, reason: LineDrop, bytes: usize) {
-        self.bytes += bytes as u64;
-        match reason {
-            LineDrop::BacklogUnmerged => self.unmerged += 1,
-            LineDrop::BacklogSet => self.set += 1,
-            _ => self.full += 1,
-        }
-    }
-}
-
-/// What taking lines came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Merged {
-    /// Lines that there were.
-    pub lines: u64,
-    /// Those among them that came into a context that was there.
-    pub absorbed: u64,
-    /// Lines that are now lost, of these or earlier ones.
-    pub dropped: Dropped,
-}
-
-/// Lines given back that are of one source, one behind the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// Whose.
-    pub source: LineSource,
-    /// How many.
-    pub lines: u64,
-    /// How long, newlines included.
-    pub bytes: usize,
-}
-
-/// What giving back came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Given {
-    /// Lines given back.
-    pub lines: u64,
-    /// Lines that are in those, and now held no longer.
-    pub merged_away: u64,
-    /// Contexts given back whole that more than one line had come to.
-    pub merged_contexts: u64,
+/// What entries go by.
+#[derive(Debug)]
+struct Rules {
+    hasher: RandomState,
+    /// Bytes of one context's values.
+    values_bytes: usize,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Backlog {
     limits: Limits,
-    hasher: RandomState,
+    rules: Rules,
     coin: Coin,
+    /// Ticks that merge.
+    period: Period,
     /// Contexts' slots by their hash.
     index: HashTable<u32>,
     slots: Slots,
@@ -192,22 +87,29 @@ impl Backlog {
     fn with_seed(limits: Limits, hasher: RandomState, seed: u64) -> Self {
         Self {
             limits,
-            hasher,
+            rules: Rules {
+                hasher,
+                values_bytes: limits.values_bytes,
+            },
             coin: Coin(seed),
+            period: Period {
+                span: limits.tick_seconds,
+            },
             index: HashTable::new(),
             slots: Slots::new(limits),
         }
     }
 
-    /// Takes lines that were checked before, each with its newline.
-    pub fn merge(&mut self, mut lines: &[u8], from: Sender) -> Merged {
+    /// Takes lines that were checked before, each with its newline. With a tick, counts and
+    /// gauges merge with those of the same tick alone, so that they can be given back with it.
+    pub fn merge(&mut self, mut lines: &[u8], from: Sender, tick: Option<Tick>) -> Merged {
         let mut merged = Merged::default();
         while !lines.is_empty() {
             let end = memchr(b'\n', lines).unwrap_or(lines.len());
             let (line, rest) = lines.split_at(end);
             lines = rest.get(1..).unwrap_or_default();
             merged.lines += 1;
-            if let Err(reason) = self.take(line, from, &mut merged) {
+            if let Err(reason) = self.take(line, from, tick, &mut merged) {
                 merged.dropped.note(reason, line.len());
             }
         }
@@ -215,18 +117,29 @@ impl Backlog {
     }
 
     fn parse<'a>(&self, text: &'a [u8], source: LineSource) -> Option<Line<'a>> {
-        Line::parse(text, source, self.limits.line_bytes, &self.hasher)
+        Line::parse(text, source, self.limits.line_bytes, &self.rules.hasher)
     }
 
     fn find(&self, line: &Line<'_>) -> Option<u32> {
-        let is_it = |&slot: &u32| self.slots.get(slot).is_some_and(|entry| entry.takes(line));
+        let period = self.period.of(line.tick);
+        let is_it = |entry: &Entry| {
+            self.period.of(entry.tick) == period && entry.context_of().is(&line.context())
+        };
+        let is_it = |&slot: &u32| self.slots.get(slot).is_some_and(is_it);
         self.index.find(line.hash, is_it).copied()
     }
 
-    fn take(&mut self, text: &[u8], from: Sender, merged: &mut Merged) -> Result<(), LineDrop> {
+    fn take(
+        &mut self,
+        text: &[u8],
+        from: Sender,
+        tick: Option<Tick>,
+        merged: &mut Merged,
+    ) -> Result<(), LineDrop> {
         let Some(line) = self.parse(text, from.source) else {
             return self.insert(Entry::alone(text, from.source), from, merged);
         };
+        let line = line.at(tick, self.period, &self.rules.hasher);
         match self.find(&line) {
             Some(slot) => match self.absorb(slot, &line, merged)? {
                 Taken::Yes => {
@@ -236,6 +149,9 @@ impl Backlog {
                 Taken::No => self.insert(Entry::alone(text, from.source), from, merged),
             },
             None => match Entry::context(&line) {
+                Some(_) if line.tick.is_some() && self.relieve() => {
+                    self.take(text, from, tick, merged)
+                }
                 Some(entry) => self.insert(entry, from, merged),
                 None => Err(LineDrop::BacklogFull),
             },
@@ -265,7 +181,7 @@ impl Backlog {
         let Self {
             slots,
             index,
-            hasher,
+            rules,
             coin,
             ..
         } = self;
@@ -274,7 +190,7 @@ impl Backlog {
         };
         let (sender, before) = (entry.sender, entry.bytes());
         let can_thin = matches!(entry.state, State::Values(_));
-        let more = entry.bytes_with(line, hasher)?.saturating_sub(before);
+        let more = entry.bytes_with(line, rules)?.saturating_sub(before);
         let room = slots.make_room(sender, [0, 0, more], &mut merged.dropped, |slot, entry| {
             leave(index, slot, entry);
         });
@@ -284,7 +200,7 @@ impl Backlog {
         let Some(entry) = slots.get_mut(slot) else {
             return Ok(Taken::No);
         };
-        let taken = entry.absorb(line, room.is_ok(), hasher, coin);
+        let taken = entry.absorb(line, room.is_ok(), rules, coin);
         let after = entry.bytes();
         if taken == Taken::Yes {
             slots.lines += 1;
@@ -318,19 +234,30 @@ impl Backlog {
     }
 
     /// Appends lines, each with its newline, to `to`, the oldest contexts first, until
-    /// `room` bytes are written, or a line more, or nothing is left. Of a context
-    /// that is written as many lines the rest may stay. Shows whose lines they are.
-    pub fn drain(&mut self, room: usize, to: &mut Vec<u8>, mut runs: impl FnMut(Run)) -> Given {
+    /// `room` is filled, or a line more, or nothing is left. Of a context
+    /// that is written as many lines the rest may stay. Those of a tick have it, if `is_free`
+    /// says that no line without one was sent in it. Shows whose lines they are.
+    pub fn drain(
+        &mut self,
+        room: Portion,
+        to: &mut Vec<u8>,
+        is_free: impl Fn(Tick) -> bool,
+        mut runs: impl FnMut(Run),
+    ) -> Given {
         let start = to.len();
         let mut given = Given::default();
         let mut run: Option<Run> = None;
-        while let Some(slot) = self.slots.oldest() {
-            let left = room.saturating_sub(to.len() - start);
+        while let Some(slot) = self.slots.oldest()
+            && given.entries < room.entries
+        {
+            let left = room.bytes.saturating_sub(to.len() - start);
             let Some(entry) = self.slots.get_mut(slot).filter(|_| left > 0) else {
                 break;
             };
             let (before, length) = (entry.bytes(), to.len());
-            let (lines, is_all) = entry.write(self.limits.line_bytes, left, &mut self.coin, to);
+            let with_tick = entry.tick.is_some_and(&is_free);
+            let line_bytes = self.limits.line_bytes;
+            let (lines, is_all) = entry.write(with_tick, line_bytes, left, &mut self.coin, to);
             let (after, sender, source) = (entry.bytes(), entry.sender, entry.source);
             let bytes = to.len() - length;
             given.lines += lines;
@@ -356,6 +283,7 @@ impl Backlog {
                 given.merged_away += entry.lines;
                 given.merged_contexts += u64::from(entry.lines > 0);
                 leave(&mut self.index, slot, entry);
+                given.entries += 1;
                 self.slots.remove(slot);
             }
         }
@@ -377,6 +305,7 @@ impl Backlog {
     /// Lets go of everything, memory too: returns how many lines that were.
     pub fn clear(&mut self) -> u64 {
         self.index = HashTable::new();
+        self.period.span = self.limits.tick_seconds;
         let held = std::mem::replace(&mut self.slots, Slots::new(self.limits));
         held.lines
     }

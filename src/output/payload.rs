@@ -126,6 +126,16 @@ pub struct Appended {
     pub begun: bool,
 }
 
+impl Appended {
+    /// Adds what became of more lines.
+    pub fn add(&mut self, more: Self) {
+        self.bytes += more.bytes;
+        self.oversized += more.oversized;
+        self.longest_oversized = self.longest_oversized.max(more.longest_oversized);
+        self.begun |= more.begun;
+    }
+}
+
 impl Chunk {
     /// An empty one.
     #[must_use]
@@ -390,6 +400,22 @@ impl Chunk {
             lines: self.gone.lines + payload.lines,
         };
         passed
+    }
+
+    /// The lines in it that have not gone, by payload; each line with its newline, which
+    /// the last of a payload may lack.
+    pub fn rest(&self) -> impl Iterator<Item = &[u8]> {
+        let prefix = self.shape.delimiter.prefix_bytes();
+        let gone = self.unproven.unwrap_or(self.gone);
+        let payloads = self.payloads.get(gone.payloads..).unwrap_or_default();
+        let open = self.has_open().then_some(self.wire.len());
+        let ends = payloads.iter().map(|payload| payload.end).chain(open);
+        let mut start = gone.whole;
+        ends.filter_map(move |end| {
+            let lines = self.wire.get(start + prefix..end);
+            start = end;
+            lines
+        })
     }
 
     /// Lines in it that have not gone.

@@ -9,7 +9,9 @@
 //! overdraw it by a quarter, or a busy relay would take the collector's voice away;
 //! beyond that they are merged, whatever becomes of the senders' lines.
 
+mod backfill;
 mod inlet;
+mod merging;
 mod outlet;
 #[cfg(test)]
 mod tests;
@@ -23,9 +25,11 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tracing::warn;
 
+pub use self::backfill::tick_seconds;
 pub use self::inlet::{Inlet, Reservation};
+use self::merging::Merging;
 pub use self::outlet::Outlet;
-use super::backlog::{Backlog, Dropped, Limits, Sender};
+use super::backlog::{Limits, VALUES_BYTES};
 use super::format::Encoding;
 use super::payload::{Appended, Chunk, Shape};
 use super::throttle::Waits;
@@ -48,6 +52,10 @@ pub struct Settings {
     pub on_full: OnFull,
     /// What may be merged.
     pub backlog: Limits,
+    /// Whether what was merged goes with the time that it came in.
+    pub backfill: bool,
+    /// How long everything is merged before it goes, if it is.
+    pub aggregate: Option<Duration>,
     /// How long to rest between two parts of the backlog, where the receiver does not slow
     /// down who sends too fast.
     pub pause: Option<Duration>,
@@ -72,16 +80,17 @@ impl Settings {
                 contexts: usize::try_from(usual.backlog_contexts).unwrap_or(usize::MAX),
                 bytes: BACKLOG_BYTES,
                 line_bytes: shape.limit.saturating_sub(1),
+                values_bytes: VALUES_BYTES,
+                tick_seconds: 1,
             },
+            backfill: false,
+            aggregate: None,
             pause: None,
             waits: Waits::default(),
             encoding: Encoding::new(usual.format, ""),
         }
     }
 }
-
-/// What is taken from the backlog at once, and what a UDP receiver bears at once.
-const RESTOCK_BYTES: usize = 32 << 10;
 
 /// What a backlog may hold, bytes: contexts of 300 bytes at their default number.
 const BACKLOG_BYTES: usize = 32 << 20;
@@ -120,8 +129,7 @@ pub fn queue_of(
             timer_armed: false,
             debt: 0,
             withheld: 0,
-            recovering: None,
-            backlog: Backlog::new(settings.backlog),
+            merging: Merging::new(&settings),
             closed: None,
         }),
         takes: AtomicBool::new(false),
@@ -164,109 +172,21 @@ struct Shared {
 }
 
 impl Shared {
-    /// Hands lines to the backlog, if they may be merged; or, unless `always`, only if there
-    /// is something in it that they must not overtake. Whether that was done.
-    fn merge(&self, lines: &[u8], count: u64, from: Sender, always: bool) -> bool {
-        if from.source == LineSource::Listeners && self.settings.on_full != OnFull::Merge {
-            return false;
-        }
-        let mut state = self.lock();
-        if state.closed.is_some() || (!always && state.backlog.is_empty()) {
-            return false;
-        }
-        let merged = state.backlog.merge(lines, from);
-        self.counters.accepted.add(count);
-        self.count_dropped(merged.dropped);
-        self.tell_backlog(&state);
-        drop(state);
-        self.wake.notify_one();
-        true
-    }
-
-    fn count_dropped(&self, dropped: Dropped) {
-        if dropped.total() == 0 {
-            return;
-        }
-        for (reason, lines) in dropped.by_reason() {
-            self.counters.dropped.add(reason, lines);
-        }
-        self.counters.dropped_queue_bytes.add(dropped.bytes);
-    }
-
-    fn tell_backlog(&self, state: &State) {
-        let (contexts, bytes) = (state.backlog.contexts(), state.backlog.bytes());
-        self.counters.backlog_contexts.set(contexts as u64);
-        self.counters.backlog_bytes.set(bytes as u64);
-    }
-
-    /// Bytes of overdraft that are left.
-    fn overdraft(&self, state: &State) -> usize {
-        (self.settings.capacity / OVERDRAFT_DIVISOR).saturating_sub(state.debt)
-    }
-
-    /// Whether a part of the backlog may go behind what is queued: where there is nothing
-    /// that could go before, or where the backlog is the agent's alone and there is leave to
-    /// overdraw.
-    fn may_restock(&self, state: &State) -> bool {
-        if state.backlog.is_empty() {
-            return false;
-        }
-        !state.has_sealed() || (self.settings.on_full != OnFull::Merge && self.overdraft(state) > 0)
-    }
-
-    /// Moves a part of the backlog behind what is queued.
-    fn restock(&self, state: &mut State) -> Appended {
-        let mut done = Appended::default();
-        let (mut lines, mut runs) = (Vec::new(), Vec::new());
-        let given = state
-            .backlog
-            .drain(RESTOCK_BYTES, &mut lines, |run| runs.push(run));
-        self.counters.merged.add(given.merged_away);
-        self.counters.merged_contexts.add(given.merged_contexts);
-        let mut rest = &*lines;
-        for run in runs {
-            let Some((text, after)) = rest.split_at_checked(run.bytes) else {
-                break;
-            };
-            rest = after;
-            let mut encoded = Vec::new();
-            let (text, count) = if self.settings.encoding.is_identity() {
-                (text, run.lines)
-            } else {
-                let outcome = self
-                    .settings
-                    .encoding
-                    .encode(text, run.source, &mut encoded);
-                self.counters
-                    .drop_lines(LineDrop::Format, outcome.dropped, 0);
-                // One line may become several.
-                let more = (outcome.lines + outcome.dropped).saturating_sub(run.lines);
-                self.counters.accepted.add(more);
-                (&*encoded, outcome.lines)
-            };
-            let part = state.append(self.settings.shape, text, count);
-            done.bytes += part.bytes;
-            done.oversized += part.oversized;
-            done.longest_oversized = done.longest_oversized.max(part.longest_oversized);
-        }
-        state.debt += done.bytes - self.room.forget_permits(done.bytes);
-        if state.backlog.is_empty() {
-            self.recover(state);
-        }
-        self.tell_backlog(state);
-        done
-    }
-
-    /// Gives senders the room that was kept from them for the backlog's sake.
-    fn recover(&self, state: &mut State) {
-        if let Some(kept) = state.recovering.take() {
-            self.room.add_permits(kept);
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic of another holder leaves whole lines behind at worst once more.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues one line of an earlier run as it is.
+    fn requeue(&self, line: &[u8]) {
+        let mut state = self.lock();
+        let appended = state.append(self.settings.shape, line, 1);
+        state.debt += appended.bytes - self.room.forget_permits(appended.bytes);
+        self.counters.accepted.add(1);
+        drop(state);
+        if appended.oversized > 0 {
+            self.drop_oversized(appended);
+        }
     }
 
     /// Counts lines that no payload can hold, and says so.
@@ -302,11 +222,7 @@ struct State {
     debt: usize,
     /// Permits that are to be kept back as they come free.
     withheld: usize,
-    /// Room kept from senders while the output takes what was merged.
-    recovering: Option<usize>,
-    /// What found no room, and what came behind that: while anything is in it, all
-    /// lines go there, so that none overtakes an older one of its context.
-    backlog: Backlog,
+    merging: Merging,
     /// Why nothing more is taken.
     closed: Option<LineDrop>,
 }
@@ -325,11 +241,7 @@ impl State {
                 let chunk = self.fresh_tail(shape);
                 self.full.push_back(chunk);
             }
-            let part = self.tail.append(&mut lines, &mut count);
-            done.bytes += part.bytes;
-            done.oversized += part.oversized;
-            done.longest_oversized = done.longest_oversized.max(part.longest_oversized);
-            done.begun |= part.begun;
+            done.add(self.tail.append(&mut lines, &mut count));
         }
         if !self.tail.has_open() {
             self.open_since = None;

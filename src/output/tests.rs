@@ -7,6 +7,8 @@ use super::*;
 use crate::config::{Burst, ByteRate, ByteSize, LineSource};
 use crate::telemetry::OutputError;
 
+const TICK: Duration = Duration::from_secs(10);
+
 fn settings(address: &str) -> config::Output {
     config::Output {
         address: address.parse().unwrap(),
@@ -20,6 +22,7 @@ async fn attempts_become_rare_and_what_waits_is_held() {
     let (inlet, output) = Output::new(
         &settings("unixstream:///no/such/socket"),
         "",
+        TICK,
         Arc::clone(&counters),
     );
     inlet.offer(b"a:1|c\n");
@@ -39,7 +42,7 @@ async fn a_receiver_that_closes_each_connection_is_asked_ever_more_rarely() {
     let path = dir.path().join("x.socket");
     let listener = UnixListener::bind(&path).unwrap();
     let address = format!("unixstream://{}", path.display());
-    let (inlet, output) = Output::new(&settings(&address), "", Arc::default());
+    let (inlet, output) = Output::new(&settings(&address), "", TICK, Arc::default());
     let abandon = CancellationToken::new();
     let run = tokio::spawn(output.run(abandon.clone()));
     drop(listener.accept().await.unwrap());
@@ -72,7 +75,7 @@ fn senders_are_asked_to_wait_unless_the_output_drops() {
             on_full,
             ..settings("udp://127.0.0.1:1")
         };
-        let (inlet, _output) = Output::new(&config, "", Arc::default());
+        let (inlet, _output) = Output::new(&config, "", TICK, Arc::default());
         assert_eq!(inlet.for_source(LineSource::Listeners).blocks(), blocks);
     }
 }
@@ -92,7 +95,7 @@ async fn a_stream_gets_no_more_than_rate_and_burst_and_all_of_it_in_the_end() {
         ..settings(&format!("unixstream://{}", path.display()))
     };
     let counters = Arc::default();
-    let (inlet, output) = Output::new(&config, "", Arc::clone(&counters));
+    let (inlet, output) = Output::new(&config, "", TICK, Arc::clone(&counters));
     for _ in 0..LINES {
         inlet.offer(LINE);
     }
@@ -127,7 +130,7 @@ async fn held_to_its_rate(on_full: OnFull) -> Inlet {
         on_full,
         ..settings(&format!("udp://{}", receiver.local_addr().unwrap()))
     };
-    let (inlet, output) = Output::new(&config, "", Arc::default());
+    let (inlet, output) = Output::new(&config, "", TICK, Arc::default());
     let inlet = inlet.for_source(LineSource::Listeners);
     let health = Arc::<Health>::default();
     let telling = output.telling(Arc::clone(&health));

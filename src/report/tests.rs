@@ -14,6 +14,7 @@ use crate::tally::Activity;
 use crate::telemetry::{CollectorCounters, OutputCounters};
 
 mod activities;
+mod clients;
 mod connections;
 mod durations;
 mod namespaces;

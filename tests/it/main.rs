@@ -3,11 +3,13 @@
 #![cfg(test)]
 
 mod admin;
+mod backfill;
 mod bad_input;
 mod clients;
 mod connections;
 mod conntrack;
 mod counting;
+mod dashboards;
 mod decode;
 mod end_to_end;
 mod events;
@@ -18,12 +20,15 @@ mod log;
 mod merging;
 mod modes;
 mod netns;
+mod open_clients;
 mod output;
 mod pressure;
 mod real_clients;
 mod real_receivers;
 mod snapshot;
 mod sockets;
+mod spool;
 mod spread;
+mod status;
 mod support;
 mod throttle;

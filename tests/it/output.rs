@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::receiver::{Received, Receiver, line};
 
+const TICK: Duration = Duration::from_secs(10);
+
 /// No test takes nearly so long, on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -57,7 +59,7 @@ fn settings(address: &Address) -> config::Output {
 impl Sender {
     fn start(config: &config::Output) -> Self {
         let counters = Arc::new(OutputCounters::default());
-        let (inlet, output) = Output::new(config, "", Arc::clone(&counters));
+        let (inlet, output) = Output::new(config, "", TICK, Arc::clone(&counters));
         let abandon = CancellationToken::new();
         Self {
             inlet: inlet.for_source(LineSource::Listeners),

@@ -1,12 +1,14 @@
-//! One context, or one line that never merges: what it holds, what it takes in,
-//! what it is written as.
+//! One context, or one line that never merges: what it holds and what it takes in.
+
+mod write;
 
 use foldhash::fast::RandomState;
 
-use super::line::{Line, fields, texts};
+use super::Rules;
+use super::line::{Context, Line, Tick, fields, texts};
 use super::members::{MEMBER_BYTES, Members};
 use super::slots::Links;
-use super::sum::{Sum, write_number};
+use super::sum::Sum;
 use super::values::{Coin, Values};
 use crate::config::LineSource;
 use crate::message::{MetricKind, parse_number};
@@ -65,6 +67,8 @@ pub(super) struct Entry {
     pub(super) kind: MetricKind,
     pub(super) source: LineSource,
     pub(super) sender: u32,
+    /// The last of its period that a line came in.
+    pub(super) tick: Option<Tick>,
     /// Among all, by age.
     pub(super) queue: Links,
     /// Among its sender's, by age.
@@ -78,6 +82,7 @@ impl Entry {
         entry.hash = line.hash;
         entry.state = State::Whole;
         entry.kind = line.kind;
+        entry.tick = line.tick;
         entry.place(line)?;
         Some(entry)
     }
@@ -94,6 +99,7 @@ impl Entry {
             kind: MetricKind::Count,
             source,
             sender: 0,
+            tick: None,
             queue: Links::default(),
             own: Links::default(),
         }
@@ -133,9 +139,14 @@ impl Entry {
         rate.and_then(parse_number).unwrap_or(1.0)
     }
 
-    /// Whether this line is of its context.
-    pub(super) fn takes(&self, line: &Line<'_>) -> bool {
-        line.is_of(self.source, self.kind, (self.name(), self.fields()))
+    /// What the lines of its context have in common.
+    pub(super) fn context_of(&self) -> Context<'_> {
+        Context {
+            source: self.source,
+            kind: self.kind,
+            name: self.name(),
+            fields: self.fields(),
+        }
     }
 
     /// Bytes that it takes outside the slot it lies in.
@@ -164,18 +175,14 @@ impl Entry {
     ///
     /// # Errors
     /// If it can't take it in however much room there is.
-    pub(super) fn bytes_with(
-        &self,
-        line: &Line<'_>,
-        hasher: &RandomState,
-    ) -> Result<usize, LineDrop> {
+    pub(super) fn bytes_with(&self, line: &Line<'_>, rules: &Rules) -> Result<usize, LineDrop> {
         let text = allocated(self.text.len());
         Ok(match (&self.state, self.kind) {
             (State::Alone, _) | (_, MetricKind::Count) => text,
             (_, MetricKind::Gauge) if line.is_signed() => text + signed_bytes(line.values.len()),
             (_, MetricKind::Gauge) => allocated(line.text.len()),
             (State::Set(members), _) => {
-                let members = if members.contains(line.values, hasher) {
+                let members = if members.contains(line.values, &rules.hasher) {
                     members.bytes()
                 } else if members.is_full() {
                     return Err(LineDrop::BacklogSet);
@@ -196,7 +203,8 @@ impl Entry {
             }
             _ => {
                 let more = self.values().len() + line.values.len() + 1;
-                text + allocated(size_of::<Values>()) + Values::new().bytes_with(more)
+                text + allocated(size_of::<Values>())
+                    + Values::new(rules.values_bytes).bytes_with(more)
             }
         })
     }
@@ -207,7 +215,7 @@ impl Entry {
         &mut self,
         line: &Line<'_>,
         has_room: bool,
-        hasher: &RandomState,
+        rules: &Rules,
         coin: &mut Coin,
     ) -> Taken {
         let taken = match self.kind {
@@ -215,11 +223,11 @@ impl Entry {
             MetricKind::Gauge if line.is_signed() => self.change(line),
             MetricKind::Gauge => self.replace(line),
             MetricKind::Set => {
-                self.unite(line, hasher);
+                self.unite(line, &rules.hasher);
                 Some(())
             }
             MetricKind::Histogram | MetricKind::Timing | MetricKind::Distribution => {
-                self.pack(line, has_room, coin);
+                self.pack(line, has_room, rules.values_bytes, coin);
                 Some(())
             }
         };
@@ -227,14 +235,41 @@ impl Entry {
             return Taken::No;
         }
         self.lines += 1;
+        self.tick = self.tick.max(line.tick);
         Taken::Yes
     }
 
+    /// What it and a younger entry of its context come to, of counts or of gauges with a
+    /// tick. `None` if that is no number.
+    pub(super) fn united(&self, younger: &Self) -> Option<State> {
+        Some(match self.kind {
+            MetricKind::Count => State::Count(self.sum()?.plus(younger.sum()?)?),
+            _ => State::Whole,
+        })
+    }
+
+    /// Takes in a younger entry of its context, with which it comes to this.
+    pub(super) fn unite_with(&mut self, younger: Self, united: State) {
+        self.state = united;
+        if self.kind == MetricKind::Gauge {
+            self.text = younger.text;
+            self.name_bytes = younger.name_bytes;
+            self.fields_at = younger.fields_at;
+        }
+        self.lines += younger.lines;
+        self.tick = self.tick.max(younger.tick);
+    }
+
+    /// What a count's lines come to.
+    fn sum(&self) -> Option<Sum> {
+        match self.state {
+            State::Count(sum) => Some(sum),
+            _ => Sum::of(texts(self.values()), self.rate()),
+        }
+    }
+
     fn add(&mut self, line: &Line<'_>) -> Option<()> {
-        let before = match self.state {
-            State::Count(sum) => sum,
-            _ => Sum::of(texts(self.values()), self.rate())?,
-        };
+        let before = self.sum()?;
         self.state = State::Count(before.plus(Sum::of(line.texts(), line.rate)?)?);
         Some(())
     }
@@ -291,9 +326,9 @@ impl Entry {
         }
     }
 
-    fn pack(&mut self, line: &Line<'_>, has_room: bool, coin: &mut Coin) {
+    fn pack(&mut self, line: &Line<'_>, has_room: bool, most_bytes: usize, coin: &mut Coin) {
         if !matches!(self.state, State::Values(_)) {
-            let mut values = Values::new();
+            let mut values = Values::new(most_bytes);
             for value in texts(self.values()) {
                 values.push(value, usize::MAX, coin);
             }
@@ -305,132 +340,6 @@ impl Entry {
                 values.push(value, max_bytes, coin);
             }
         }
-    }
-
-    /// Writes what it holds, until `room` bytes are written or all is: returns how
-    /// many lines that were, no more than it stands for, and whether it was all.
-    pub(super) fn write(
-        &mut self,
-        line_bytes: usize,
-        room: usize,
-        coin: &mut Coin,
-        to: &mut Vec<u8>,
-    ) -> (u64, bool) {
-        // Apart for the time being: what is written is framed by the rest of the entry.
-        let mut state = std::mem::replace(&mut self.state, State::Whole);
-        let start = to.len();
-        let mut given = 0;
-        let mut is_all = true;
-        match &mut state {
-            State::Alone | State::Whole => {
-                to.extend_from_slice(&self.text);
-                to.push(b'\n');
-                given = 1;
-            }
-            State::Count(sum) => {
-                self.write_line(to, &Suffix::without_rate(), |to| sum.write(false, to));
-                given = 1;
-            }
-            State::Signed(signed) => {
-                if signed.has_base {
-                    to.extend_from_slice(&self.text);
-                    to.push(b'\n');
-                    given += 1;
-                }
-                if let Some(earlier) = signed.earlier {
-                    self.write_line(to, &Suffix::AsItCame, |to| earlier.write(true, to));
-                    given += 1;
-                }
-                self.write_line(to, &Suffix::AsItCame, |to| {
-                    to.extend_from_slice(&signed.last);
-                });
-                given += 1;
-            }
-            State::Set(members) => {
-                while to.len() - start < room
-                    && let Some(member) = members.give()
-                {
-                    self.write_line(to, &Suffix::AsItCame, |to| to.extend_from_slice(member));
-                    given += 1;
-                }
-                is_all = members.is_given();
-            }
-            State::Values(values) => {
-                while !values.is_empty() && to.len() - start < room {
-                    let suffix = Suffix::of(self.rate(), values.block());
-                    let mut fit = line_bytes.saturating_sub(self.frame(&suffix));
-                    if given + 1 >= self.lines && values.len() > fit {
-                        // As long as the rate may yet become.
-                        let longest = self.frame(&Suffix::AsItCame) + LONGEST_RATE_BYTES;
-                        fit = line_bytes.saturating_sub(longest);
-                        values.squeeze(fit, coin);
-                    }
-                    let suffix = Suffix::of(self.rate(), values.block());
-                    let taken = values.take(fit);
-                    self.write_line(to, &suffix, |to| to.extend_from_slice(&taken));
-                    given += 1;
-                }
-                is_all = values.is_empty();
-            }
-        }
-        self.state = state;
-        (given, is_all)
-    }
-
-    /// The length of a line but for its values.
-    fn frame(&self, suffix: &Suffix) -> usize {
-        let rate = match suffix {
-            Suffix::AsItCame => 0,
-            Suffix::Rate(rate) => rate.len(),
-        };
-        self.name_bytes as usize + 2 + self.kind.as_str().len() + rate + self.fields().len()
-    }
-
-    fn write_line(&self, to: &mut Vec<u8>, suffix: &Suffix, values: impl FnOnce(&mut Vec<u8>)) {
-        to.extend_from_slice(self.name());
-        to.push(b':');
-        values(to);
-        to.push(b'|');
-        to.extend_from_slice(self.kind.as_str().as_bytes());
-        match suffix {
-            Suffix::AsItCame => to.extend_from_slice(self.fields()),
-            Suffix::Rate(rate) => {
-                to.extend_from_slice(rate);
-                for field in fields(self.fields()).filter(|field| !field.starts_with(b"@")) {
-                    to.push(b'|');
-                    to.extend_from_slice(field);
-                }
-            }
-        }
-        to.push(b'\n');
-    }
-}
-
-/// A rate of 24 bytes, behind a bar and its sign.
-const LONGEST_RATE_BYTES: usize = 26;
-
-/// What becomes of the sample rate.
-#[derive(Debug)]
-enum Suffix {
-    AsItCame,
-    /// This instead, with the bar and the sign.
-    Rate(Vec<u8>),
-}
-
-impl Suffix {
-    const fn without_rate() -> Self {
-        Self::Rate(Vec::new())
-    }
-
-    fn of(rate: f64, block: u64) -> Self {
-        if block == 1 {
-            return Self::AsItCame;
-        }
-        #[expect(clippy::cast_precision_loss, reason = "a power of two is exact")]
-        let rate = rate / block as f64;
-        let mut text = b"|@".to_vec();
-        write_number(rate, &mut text);
-        Self::Rate(text)
     }
 }
 

@@ -213,6 +213,33 @@ impl Slots {
         Some(entry)
     }
 
+    /// The next younger one.
+    pub(super) fn younger(&self, slot: u32) -> Option<u32> {
+        let younger = self.get(slot)?.queue.younger;
+        (younger != NONE).then_some(younger)
+    }
+
+    /// Puts a younger entry into an older one of its context and period. Whether they added
+    /// up.
+    pub(super) fn fold(&mut self, younger: u32, older: u32) -> bool {
+        let united = self.get(older).zip(self.get(younger));
+        let Some(united) = united.and_then(|(older, younger)| older.united(younger)) else {
+            return false;
+        };
+        let Some(younger) = self.remove(younger) else {
+            return false;
+        };
+        let Some(entry) = self.get_mut(older) else {
+            return false;
+        };
+        let (sender, before, lines) = (entry.sender, entry.bytes(), younger.lines);
+        entry.unite_with(younger, united);
+        let after = entry.bytes();
+        self.lines += lines;
+        self.recharge(sender, before, after);
+        true
+    }
+
     /// An entry takes another number of bytes now.
     pub(super) fn recharge(&mut self, sender: u32, before: usize, after: usize) {
         if after >= before {

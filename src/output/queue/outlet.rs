@@ -10,6 +10,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{Shared, State};
 use crate::config::OnFull;
 use crate::output::payload::Chunk;
+use crate::output::spool::{Contents, Kind};
 use crate::telemetry::LineDrop;
 
 /// Chunks kept for reuse by one output.
@@ -49,34 +50,32 @@ impl Outlet {
             let ended = self.shared.inlets.load(Ordering::Acquire) == 0;
             let deadline = {
                 let mut state = self.shared.lock();
+                self.shared.fall_due(&mut state, ended);
                 let mut rest_until = None;
                 if self.shared.may_restock(&state) {
                     rest_until = self.rest_until();
                     if rest_until.is_none() {
-                        let restocked = self.shared.restock(&mut state);
+                        self.shared.restock(&mut state);
                         self.restocked = Some(Instant::now());
-                        if restocked.oversized > 0 {
-                            self.shared.drop_oversized(restocked);
-                        }
                     }
                 }
                 let flush_at = state
                     .open_since
                     .map(|since| since + self.shared.settings.flush_interval);
                 let due = flush_at.is_some_and(|flush_at| flush_at <= Instant::now());
-                let is_last = ended && state.backlog.is_empty();
+                let is_last = ended && state.merging.backlog.is_empty();
                 if let Some(chunk) = state.take(self.shared.settings.shape, is_last || due) {
                     return Some(chunk);
                 }
-                if rest_until.is_none() && !state.backlog.is_empty() {
+                if rest_until.is_none() && self.shared.may_restock(&state) {
                     continue;
                 }
                 if is_last {
                     return None;
                 }
                 state.timer_armed = flush_at.is_some();
-                // An end that was seen is not told again.
-                flush_at.into_iter().chain(rest_until).min()
+                let due_at = state.merging.next();
+                [flush_at, rest_until, due_at].into_iter().flatten().min()
             };
             let woken = self.shared.wake.notified();
             if let Some(deadline) = deadline {
@@ -106,6 +105,7 @@ impl Outlet {
     /// Gives a chunk's room back once its payloads are sent or given up.
     pub fn release(&mut self, mut chunk: Chunk) {
         let mut state = self.shared.lock();
+        state.merging.note_sent();
         let mut free = chunk.bytes();
         let State { debt, withheld, .. } = &mut *state;
         for owed in [debt, withheld] {
@@ -113,11 +113,10 @@ impl Outlet {
             *owed -= paid;
             free -= paid;
         }
-        if self.merges() && self.is_narrow && !state.backlog.is_empty() {
-            // Senders wait until what was merged has gone, or there would be no end to merging.
+        if self.merges() && self.is_narrow && state.merging.is_recovering() {
             let room = self.shared.room.available_permits();
             free += self.shared.room.forget_permits(room);
-            *state.recovering.get_or_insert(0) += free;
+            state.merging.keep_room(free);
         } else {
             self.shared.room.add_permits(free);
         }
@@ -156,10 +155,12 @@ impl Outlet {
     /// Lets senders fill the whole queue: to be called when the output is stuck.
     pub fn widen(&mut self) {
         self.shared.takes.store(false, Ordering::Relaxed);
-        self.shared.recover(&mut self.shared.lock());
+        let mut state = self.shared.lock();
+        self.shared.recover(&mut state);
         if std::mem::take(&mut self.is_narrow) {
+            // Some of what is under way may have gone.
+            state.merging.note_sent();
             let reserve = self.kept_back();
-            let mut state = self.shared.lock();
             let still_out = reserve.min(state.withheld);
             state.withheld -= still_out;
             self.shared.room.add_permits(reserve - still_out);
@@ -171,16 +172,47 @@ impl Outlet {
         self.shared.lock().take(self.shared.settings.shape, true)
     }
 
-    /// Takes no more lines: what is queued, and what senders still bring, is
-    /// counted as dropped for `reason`. Returns the lines that were queued.
-    pub fn close(&mut self, reason: LineDrop) -> u64 {
+    /// Takes no more lines: what senders still bring is counted as dropped for `reason`.
+    pub fn shut(&mut self, reason: LineDrop) {
         // First, so that senders who wake see why.
         self.shared.lock().closed.get_or_insert(reason);
         self.shared.room.close();
+    }
+
+    /// Moves all that is held to `contents`, what goes first coming first.
+    pub fn take_rest(&mut self, contents: &mut Contents) {
+        while let Some(chunk) = self.drain() {
+            for lines in chunk.rest() {
+                contents.add(Kind::Wire, lines);
+            }
+            self.release(chunk);
+        }
+        self.shared.empty_backlog(contents);
+    }
+
+    /// Takes in what was left by an earlier run. Lines in a format that is no longer the
+    /// output's are counted as dropped.
+    pub fn restore(&mut self, contents: &Contents, is_same_format: bool) {
+        for (kind, line) in contents.iter() {
+            match kind {
+                Kind::Raw(source) => self.shared.restore(line, source),
+                Kind::Wire if is_same_format => self.shared.requeue(line),
+                Kind::Wire => {
+                    self.shared.counters.accepted.add(1);
+                    (self.shared.counters).drop_lines(LineDrop::Format, 1, line.len());
+                }
+            }
+        }
+    }
+
+    /// Takes no more lines: what is held, and what senders still bring, is
+    /// counted as dropped for `reason`. Returns the lines that were held.
+    pub fn close(&mut self, reason: LineDrop) -> u64 {
+        self.shut(reason);
         let (mut lines, mut bytes) = {
             let mut state = self.shared.lock();
-            let bytes = state.backlog.text_bytes();
-            let lines = state.backlog.clear();
+            let bytes = state.merging.backlog.text_bytes();
+            let lines = state.merging.backlog.clear();
             self.shared.tell_backlog(&state);
             (lines, bytes)
         };

@@ -8,6 +8,8 @@ use crate::config::Format;
 use crate::output::backlog::OWN;
 use crate::output::payload::{Delimiter, count_lines};
 
+mod merging;
+
 const FLUSH: Duration = Duration::from_millis(100);
 
 struct Ends {
@@ -407,7 +409,7 @@ proptest! {
                         take(&mut ends, chunk, &mut seen);
                     },
                 }
-                let merging = ends.outlet.shared.lock().backlog.len();
+                let merging = ends.outlet.shared.lock().merging.backlog.len();
                 let held = queued(&ends) + merging + out.iter().map(Chunk::lines).sum::<u64>();
                 prop_assert_eq!(ends.counters.held(), held);
             }
