@@ -112,7 +112,7 @@ impl Tracker {
             bad_lines: Counter::default(),
             holds_frame: AtomicBool::new(false),
             is_inside_frame: AtomicBool::new(false),
-            waits_for_room: AtomicBool::new(false),
+            is_held_up: AtomicBool::new(false),
             handle,
             verdict: OnceLock::new(),
             task: OnceLock::new(),
@@ -205,8 +205,8 @@ pub(super) struct Connection {
     holds_frame: AtomicBool,
     /// Whether a frame has begun, be it one that is skipped.
     is_inside_frame: AtomicBool,
-    /// Whether it is the outputs that hold it up.
-    waits_for_room: AtomicBool,
+    /// Whether it is we who hold it up: for its rate, or for the outputs.
+    is_held_up: AtomicBool,
     handle: Handle,
     /// Why we end it.
     verdict: OnceLock<Closing>,
@@ -229,8 +229,8 @@ impl Connection {
         self.task.get_or_init(|| task);
     }
 
-    pub(super) fn set_waits_for_room(&self, waits: bool) {
-        self.waits_for_room.store(waits, Ordering::Relaxed);
+    pub(super) fn set_held_up(&self, is_held_up: bool) {
+        self.is_held_up.store(is_held_up, Ordering::Relaxed);
     }
 
     /// Notes how a read ended.
@@ -298,13 +298,13 @@ impl Watch {
     fn look(&mut self, connection: &Connection, limits: Limits, now: Instant) -> Option<Closing> {
         let bytes = connection.bytes.get();
         let frames = connection.frames.get();
-        let waits = connection.waits_for_room.load(Ordering::Relaxed);
-        if waits || bytes != self.bytes {
+        let is_held_up = connection.is_held_up.load(Ordering::Relaxed);
+        if is_held_up || bytes != self.bytes {
             self.active = now;
         }
         let is_inside = connection.is_inside_frame.load(Ordering::Relaxed);
         let is_same_frame = is_inside && self.is_inside_frame && frames == self.frames;
-        if waits || !is_same_frame {
+        if is_held_up || !is_same_frame {
             self.frame_since = now;
         }
         self.bytes = bytes;

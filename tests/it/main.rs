@@ -22,6 +22,7 @@ mod modes;
 mod netns;
 mod open_clients;
 mod output;
+mod pressure;
 mod real_clients;
 mod real_receivers;
 mod snapshot;
