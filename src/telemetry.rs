@@ -285,8 +285,7 @@ impl OutputCounters {
     /// Lines in the queue, in the backlog, or on their way.
     #[must_use]
     pub fn held(&self) -> u64 {
-        let gone =
-            self.sent.get() + self.merged.get() + self.dropped.total() + self.spooled.get();
+        let gone = self.sent.get() + self.merged.get() + self.dropped.total() + self.spooled.get();
         self.accepted.get().saturating_sub(gone)
     }
 }

@@ -24,5 +24,6 @@ mod real_receivers;
 mod snapshot;
 mod sockets;
 mod spread;
+mod sums;
 mod support;
 mod throttle;
