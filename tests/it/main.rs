@@ -24,6 +24,7 @@ mod real_receivers;
 mod snapshot;
 mod sockets;
 mod spread;
+mod stopped;
 mod sums;
 mod support;
 mod throttle;
