@@ -1,12 +1,16 @@
 //! Where an output sends and a listener listens: `scheme://…`, parsed and printed back;
 //! and whether the one is the other.
 
+mod file;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::file::{FileId, FileStamp};
 
 /// The port that statsd servers listen on, when an address names none.
 pub const DEFAULT_PORT: u16 = 8125;

@@ -11,8 +11,10 @@
 mod answer;
 mod body;
 pub mod client;
+pub(crate) mod clients;
 mod route;
 mod stall;
+pub(crate) mod status;
 
 use std::io;
 use std::path::Path;
@@ -30,12 +32,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::stall::Stall;
+use self::status::Begun;
 use crate::address::Address;
 use crate::collector::command::CollectorHandle;
 use crate::config::{Config, FileMode, Owner};
 use crate::flow::key::KeyHasher;
-use crate::listen::ListenError;
 use crate::listen::socket::{self, Place, SocketFile};
+use crate::listen::{ListenError, Tracker};
+use crate::output::health::Health;
 use crate::telemetry::{AdminRefusal, Telemetry};
 
 /// The owner and the group ask; others do not.
@@ -82,13 +86,24 @@ impl Default for Limits {
     }
 }
 
+/// What the stages show of themselves beside their counters.
+#[derive(Debug, Default)]
+pub struct Views {
+    /// Of each listener, in the order of their counters.
+    pub trackers: Vec<Arc<Tracker>>,
+    /// Of each output, in the order of their counters.
+    pub healths: Vec<Arc<Health>>,
+}
+
 /// What answers are made of.
 #[derive(Debug)]
 pub struct Context {
+    begun: Begun,
     config: Config,
     collector: CollectorHandle,
     keys: KeyHasher,
     telemetry: Telemetry,
+    views: Views,
     /// One dump at a time.
     dumps: Arc<Semaphore>,
 }
@@ -104,12 +119,20 @@ impl Context {
         telemetry: Telemetry,
     ) -> Self {
         Self {
+            begun: Begun::now(),
             config: config.clone(),
             collector,
             keys,
             telemetry,
+            views: Views::default(),
             dumps: Arc::new(Semaphore::new(1)),
         }
+    }
+
+    /// The same, that shows this too.
+    #[must_use]
+    pub fn showing(self, views: Views) -> Self {
+        Self { views, ..self }
     }
 }
 

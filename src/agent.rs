@@ -20,6 +20,7 @@ use crate::collector::{CollectorError, Collectors, command};
 use crate::config::{self, Config, Format, GroupMode, LineSource};
 use crate::flow::key::KeyHasher;
 use crate::listen::{ListenError, Listener};
+use crate::output::health::Health;
 use crate::output::only::Only;
 use crate::output::own::OwnListeners;
 use crate::output::shards::Shards;
@@ -92,7 +93,11 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
 
     let mut stages = JoinSet::new();
     if let Some(admin) = admin {
-        let context = admin::Context::new(config, handle, keys, telemetry.clone());
+        let views = admin::Views {
+            trackers: bound.iter().map(|(of, _)| of.tracker()).collect(),
+            healths: outputs.healths,
+        };
+        let context = admin::Context::new(config, handle, keys, telemetry.clone()).showing(views);
         stages.spawn(admin.run(context, stop.clone()));
     }
     for (listener, counters) in bound {
@@ -100,7 +105,10 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     }
     drop(forwarded);
     let last_report = CancellationToken::new();
-    let reporter = |to: Own| Reporter::new(&config.report, &config.tags, to.tagged, to.untagged);
+    let reporter = |to: Own| {
+        Reporter::new(&config.report, &config.tags, to.tagged, to.untagged)
+            .telling_of(config.outputs_by_group())
+    };
     let voice = Voice {
         at_once: reporter(outputs.at_once),
         spread: reporter(outputs.spread).paced(config.interval.0 / 2, last_report.clone()),
@@ -169,6 +177,8 @@ fn unexpected(stage: &str, ended: Result<(), JoinError>) -> AgentError {
 /// The outputs' tasks, and the ends that lines go into.
 struct Outputs {
     tasks: JoinSet<Ending>,
+    /// In the order of their counters.
+    healths: Vec<Arc<Health>>,
     /// Makes them count what they hold as dropped.
     give_up: CancellationToken,
     /// The agent's own lines, for outputs that get them at once.
@@ -192,6 +202,7 @@ impl Outputs {
     fn start(config: &Config, own: &Arc<OwnListeners>, telemetry: &mut Telemetry) -> Self {
         let give_up = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        let mut healths = Vec::new();
         let (mut at_once, mut spread, mut forwarded) = (Own::default(), Own::default(), Vec::new());
         for members in config.output_groups() {
             let members: Vec<_> = members
@@ -207,10 +218,12 @@ impl Outputs {
             for (output, health) in members.iter().zip(turn.healths()) {
                 let counters = Arc::<OutputCounters>::default();
                 let hostname = hostname(config, output);
-                let (inlet, task) = Output::new(output, &hostname, Arc::clone(&counters));
+                let (inlet, task) =
+                    Output::new(output, &hostname, config.interval.0, Arc::clone(&counters));
                 let name = output.address.to_string();
                 telemetry.outputs.push((name, Arc::clone(&counters)));
                 ends.push((inlet, counters));
+                healths.push(Arc::clone(&health));
                 info!(address = %output.address, "sending to");
                 let task = task.avoiding(Arc::clone(own)).telling(health);
                 tasks.spawn(task.run(give_up.clone()));
@@ -256,6 +269,7 @@ impl Outputs {
         }
         Self {
             tasks,
+            healths,
             give_up,
             at_once,
             spread,

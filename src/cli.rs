@@ -1,10 +1,13 @@
 //! The command line: what each subcommand is given, and the exit code of each end.
 
 mod check;
+mod clients;
+mod columns;
 mod connections;
 mod logging;
 mod run;
 mod snapshot;
+mod status;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -12,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::admin::client::ClientError;
 use crate::agent::AgentError;
@@ -56,6 +60,10 @@ enum Command {
     Snapshot(snapshot::SnapshotArgs),
     /// Print the connections themselves, and what ended since a client last asked.
     Connections(connections::ConnectionsArgs),
+    /// Ask the running daemon how it is: sources, outputs, listeners.
+    Status(status::StatusArgs),
+    /// Ask the running daemon who is connected to its listeners.
+    Clients(clients::ClientsArgs),
 }
 
 /// Which configuration.
@@ -184,6 +192,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Check(args) => check::check(args, &cli.verbosity, &environment),
         Command::Snapshot(args) => snapshot::snapshot(args, &cli.verbosity, &environment),
         Command::Connections(args) => connections::connections(args, &cli.verbosity, &environment),
+        Command::Status(args) => status::status(args, &cli.verbosity, &environment),
+        Command::Clients(args) => clients::clients(args, &cli.verbosity, &environment),
     };
     match outcome {
         Ok(()) => Exit::Fine,
@@ -195,6 +205,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             exit
         }
     }
+}
+
+/// What a command asks the running daemon with.
+fn runtime() -> Result<Runtime, CliError> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Start)
 }
 
 /// One line on standard error.

@@ -28,7 +28,7 @@ pub use self::output::{Format, GroupMode, LineSource, OnFull, Output};
 pub use self::place::{File, Place, Wrong};
 pub use self::report::{Report, StateView};
 pub use self::units::{
-    Burst, ByteRate, ByteSize, FileMode, Interval, Mark, MarkFilter, Owner, UnitError,
+    Aggregate, Burst, ByteRate, ByteSize, FileMode, Interval, Mark, MarkFilter, Owner, UnitError,
 };
 pub use self::validate::Mistake;
 
@@ -74,6 +74,14 @@ impl Default for Config {
             memory: Memory::default(),
             admin: Admin::default(),
         }
+    }
+}
+
+impl Config {
+    /// The outputs, those of a group together: the order of their counters.
+    pub fn outputs_by_group(&self) -> impl Iterator<Item = &Output> {
+        let places = self.output_groups().into_iter().flatten();
+        places.filter_map(|place| self.outputs.get(place))
     }
 }
 

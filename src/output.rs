@@ -15,6 +15,7 @@
 
 pub mod backlog;
 pub mod backoff;
+mod deliver;
 pub mod fanout;
 pub mod format;
 pub mod health;
@@ -31,24 +32,23 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
-use self::backlog::Limits;
+use self::backlog::{Limits, VALUES_BYTES};
 use self::backoff::{Backoff, Bounds};
 pub use self::fanout::{Branch, Fanout, Room, Way};
 use self::format::Encoding;
 use self::health::Health;
 use self::own::OwnListeners;
 use self::payload::{Chunk, Delimiter, Shape};
-use self::queue::{Inlet, Outlet, Settings, queue_of};
+use self::queue::{Inlet, Outlet, STEADY_BYTES, Settings, queue_of, tick_seconds};
 use self::throttle::Throttle;
-use self::transport::{ConnectError, SendError, Transport};
 use crate::address::Address;
 use crate::config::{self, OnFull};
 use crate::log_limit::LogLimit;
-use crate::telemetry::{LineDrop, OutputCounters, OutputError};
+use crate::telemetry::{LineDrop, OutputCounters};
 
 #[cfg(test)]
 mod tests;
@@ -59,6 +59,9 @@ const LOCAL_PAUSES: Bounds = pauses(Duration::from_millis(50), Duration::from_se
 
 /// Pauses for a receiver on the network.
 const NETWORK_PAUSES: Bounds = pauses(Duration::from_millis(50), Duration::from_secs(10));
+
+/// Pauses for a datagram that was refused: each try is one datagram.
+const DATAGRAM_PAUSES: Bounds = pauses(Duration::from_millis(50), Duration::from_secs(2));
 
 #[expect(clippy::panic, reason = "the compiler runs it, on constants")]
 const fn pauses(min: Duration, max: Duration) -> Bounds {
@@ -72,14 +75,34 @@ const fn pauses(min: Duration, max: Duration) -> Bounds {
 /// One that is taken and closed at once is not.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// What a backlog may hold, bytes: contexts of 300 bytes at their default number.
-const BACKLOG_BYTES: usize = 32 << 20;
-
-/// An output that takes no chunk for so long is stuck, or held to its rate.
+/// An output that takes no chunk for so long, and is not held to its rate, is stuck.
 const STUCK: Duration = Duration::from_millis(250);
+
+/// How often a unix receiver is looked at: whether it stands at its path, and lives.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Of what goes on failing, one message in so long.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Between two parts of a backlog for a UDP receiver: the scheduler's slice on a busy host.
+/// With parts of 32 KiB, 8 MiB/s.
+const PART_PAUSE: Duration = Duration::from_millis(4);
+
+/// Bytes of one context's values that are kept where everything is merged: all of them,
+/// since the backlog goes before it is full.
+const AGGREGATED_BYTES: usize = 4 << 20;
+
+/// The least that may wait while the output takes what comes: two reads.
+const LEAST_STEADY_BYTES: usize = 128 << 10;
+
+/// What may wait while the output takes what comes: no more than a second's worth of its
+/// rate, if what comes behind that can be merged.
+fn steady_bytes(config: &config::Output) -> usize {
+    match (config.on_full, config.rate.0) {
+        (OnFull::Merge, Some(rate)) => rate.as_usize().clamp(LEAST_STEADY_BYTES, STEADY_BYTES),
+        _ => STEADY_BYTES,
+    }
+}
 
 fn log_limit() -> LogLimit {
     LogLimit::new(1, LOG_INTERVAL)
@@ -113,8 +136,9 @@ pub struct Output {
     counters: Arc<OutputCounters>,
     backoff: Backoff,
     outage: Outage,
+    /// Whether the last datagram was refused.
+    is_refused: bool,
     oversized: LogLimit,
-    refused: LogLimit,
     looped: LogLimit,
     own: Arc<OwnListeners>,
     health: Arc<Health>,
@@ -153,12 +177,13 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 impl Output {
-    /// An output as configured, on the host named `hostname`, and the sending end
-    /// of its queue.
+    /// An output as configured, on the host named `hostname` that ticks at this interval,
+    /// and the sending end of its queue.
     #[must_use]
     pub fn new(
         config: &config::Output,
         hostname: &str,
+        interval: Duration,
         counters: Arc<OutputCounters>,
     ) -> (Inlet, Self) {
         let delimiter = match config.address {
@@ -168,23 +193,37 @@ impl Output {
             Address::Tcp(_) | Address::Stdout => Delimiter::Newline,
         };
         let pauses = match config.address {
-            Address::Udp(_) | Address::Tcp(_) => NETWORK_PAUSES,
+            Address::Udp(_) => DATAGRAM_PAUSES,
+            Address::Tcp(_) => NETWORK_PAUSES,
             _ => LOCAL_PAUSES,
         };
+        let throttle = Throttle::new(config);
+        let shape = Shape {
+            limit: config.payload_limit(),
+            delimiter,
+        };
+        let usual = Settings::of(shape);
         let settings = Settings {
-            shape: Shape {
-                limit: config.payload_limit(),
-                delimiter,
-            },
             capacity: config.queue.as_usize(),
+            steady: steady_bytes(config),
             flush_interval: config.flush_interval.0,
-            blocks: config.on_full != OnFull::Drop,
-            backlog: (config.on_full == OnFull::Merge).then(|| Limits {
+            on_full: config.on_full,
+            backlog: Limits {
                 contexts: usize::try_from(config.backlog_contexts).unwrap_or(usize::MAX),
-                bytes: BACKLOG_BYTES,
-                line_bytes: config.payload_limit().saturating_sub(1),
-            }),
+                values_bytes: if config.aggregate.0.is_some() {
+                    AGGREGATED_BYTES
+                } else {
+                    VALUES_BYTES
+                },
+                tick_seconds: tick_seconds(interval),
+                ..usual.backlog
+            },
+            backfill: config.backfill,
+            aggregate: config.aggregate.0.map(|interval| interval.0),
+            pause: matches!(config.address, Address::Udp(_)).then_some(PART_PAUSE),
+            waits: throttle.waits(),
             encoding: Encoding::new(config.format, hostname),
+            ..usual
         };
         let name = config.address.to_string();
         let (inlet, outlet) = queue_of(&name, settings, Arc::clone(&counters));
@@ -192,15 +231,15 @@ impl Output {
             address: config.address.clone(),
             outlet,
             chunk: None,
-            throttle: Throttle::new(config),
+            throttle,
             counters,
             backoff: Backoff::new(pauses),
             outage: Outage {
                 log: log_limit(),
                 logged: None,
             },
+            is_refused: false,
             oversized: log_limit(),
-            refused: log_limit(),
             looped: LogLimit::new(1, Duration::MAX),
             own: Arc::default(),
             health: Arc::default(),
@@ -232,8 +271,10 @@ impl Output {
             return Ending::Drained;
         };
         self.health.is_away();
-        let cut = self.chunk.take().map_or(0, |chunk| chunk.lines());
-        self.counters.dropped.add(reason, cut);
+        let cut = self.chunk.take();
+        let cut = cut.map_or((0, 0), |chunk| (chunk.lines(), chunk.unwritten().len()));
+        let (cut, bytes) = cut;
+        self.counters.drop_lines(reason, cut, bytes);
         let lines = cut + self.outlet.close(reason);
         let output = &self.address;
         if reason == LineDrop::Closed {
@@ -245,139 +286,4 @@ impl Output {
         }
         Ending::Abandoned { lines }
     }
-
-    /// Sends all there is. Returns why the rest is given up, if it is.
-    async fn deliver(&mut self) -> Option<LineDrop> {
-        loop {
-            let address = self.address.clone();
-            let own = Arc::clone(&self.own);
-            let health = Arc::clone(&self.health);
-            let connected = health.within(STUCK, Transport::connect(&address, &own));
-            match self.meanwhile(connected).await? {
-                Ok(transport) => {
-                    health.is_well();
-                    self.counters.connects.add(1);
-                    self.outage.over(&address);
-                    let since = Instant::now();
-                    match self.serve(transport).await {
-                        Served::Ended => return None,
-                        Served::Gone => return Some(LineDrop::Closed),
-                        Served::Lost(error) => {
-                            self.counters.errors.add(OutputError::Send, 1);
-                            self.outage.note(&address, &error);
-                        }
-                    }
-                    if since.elapsed() >= SETTLED {
-                        self.backoff.reset();
-                    }
-                }
-                Err(error) => {
-                    self.counters.errors.add(error.kind(), 1);
-                    if !matches!(error, ConnectError::Own { .. }) {
-                        self.outage.note(&address, &error);
-                    } else if self.looped.permit().is_some() {
-                        // Until the name leads elsewhere, which it hardly will.
-                        error!(output = %address, %error, "nothing is sent");
-                    }
-                }
-            }
-            health.is_away();
-            self.outlet.widen();
-            let pause = sleep(self.backoff.next_delay());
-            self.meanwhile(pause).await?;
-        }
-    }
-
-    /// Waits for `wanted`, and meanwhile for something to send. `None` when there
-    /// is nothing, and will be nothing.
-    async fn meanwhile<T>(&mut self, wanted: impl Future<Output = T>) -> Option<T> {
-        tokio::pin!(wanted);
-        while self.chunk.is_none() {
-            tokio::select! {
-                biased;
-                outcome = &mut wanted => return Some(outcome),
-                chunk = self.outlet.recv() => self.chunk = Some(chunk?),
-            }
-        }
-        Some(wanted.await)
-    }
-
-    /// Sends by one connection for as long as it lasts.
-    async fn serve(&mut self, mut transport: Transport) -> Served {
-        loop {
-            let chunk = match &mut self.chunk {
-                Some(chunk) => chunk,
-                none => tokio::select! {
-                    biased;
-                    error = transport.closed() => return Served::Lost(SendError::Lost(error)),
-                    chunk = self.outlet.recv() => match chunk {
-                        Some(chunk) => none.insert(chunk),
-                        None => return Served::Ended,
-                    },
-                },
-            };
-            // One that waits for its rate is well.
-            let is_held = self.throttle.holds();
-            let sent = {
-                let sending = transport.send(chunk, &mut self.throttle, &self.counters);
-                tokio::pin!(sending);
-                tokio::select! {
-                    biased;
-                    sent = &mut sending => {
-                        self.outlet.narrow();
-                        sent
-                    }
-                    () = sleep(STUCK) => {
-                        self.outlet.widen();
-                        if !is_held {
-                            self.health.is_away();
-                        }
-                        sending.await
-                    }
-                }
-            };
-            match sent {
-                Ok(()) => {
-                    self.health.is_well();
-                    if let Some(chunk) = self.chunk.take() {
-                        self.outlet.release(chunk);
-                    }
-                }
-                Err(SendError::TooLarge) => {
-                    let lines = chunk.pass_payload().lines;
-                    self.counters.dropped.add(LineDrop::MessageSize, lines);
-                    if let Some(suppressed) = self.oversized.permit() {
-                        let (output, error) = (&self.address, SendError::TooLarge);
-                        warn!(%output, %error, lines, suppressed, "dropped a payload");
-                    }
-                }
-                Err(SendError::Refused) => {
-                    self.counters.errors.add(OutputError::Refused, 1);
-                    self.health.is_refused();
-                    if let Some(suppressed) = self.refused.permit() {
-                        let (output, error) = (&self.address, SendError::Refused);
-                        warn!(%output, %error, suppressed, "a datagram was refused");
-                    }
-                    if let Err(error) = transport.next_address().await {
-                        return Served::Lost(error);
-                    }
-                }
-                Err(SendError::Gone) => return Served::Gone,
-                Err(error @ SendError::Lost(_)) => {
-                    chunk.rewind();
-                    return Served::Lost(error);
-                }
-            }
-        }
-    }
-}
-
-/// How a connection ended.
-enum Served {
-    /// All was sent, and no more comes.
-    Ended,
-    /// It was lost.
-    Lost(SendError),
-    /// There can be no other.
-    Gone,
 }

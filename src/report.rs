@@ -1,14 +1,17 @@
 //! Rows become metric lines. Every metric name is in this file, but for the
-//! agent's own, which [`Telemetry::visit`] and its callers name.
+//! agent's own, which [`Telemetry::visit`] and its callers name, and for those that
+//! Datadog's dashboards read, which are in `report/clients.rs`.
 //!
 //! ## Metrics
 //! Below `prefix` (`conntrack`): `connections`, `opened`, `closed`, `failed`,
 //! `bytes`, `packets`, `duration`, `hosts`, `hosts.folded`, `table.entries`,
 //! `table.limit`, `table.*`. Below `conntally`: `collector.source`,
 //! `collector.mode`, `uptime_seconds`, `memory.resident_bytes`, and what
-//! [`Telemetry`] counts.
+//! [`Telemetry`] counts. Below `datadog.dogstatsd.client`: what the outputs have sent and
+//! dropped, by transport.
 
 mod activities;
+mod clients;
 mod connections;
 mod deltas;
 mod lane;
@@ -28,6 +31,7 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::clients::Clients;
 pub(crate) use self::connections::ZERO_FOR;
 use self::deltas::Deltas;
 use self::lane::Lane;
@@ -149,6 +153,7 @@ pub struct Reporter {
     pace: Option<Arc<Pace>>,
     settings: config::Report,
     deltas: Deltas,
+    clients: Clients,
     /// Of each collector, in their order.
     reported: Vec<Reported>,
     name: String,
@@ -174,10 +179,19 @@ impl Reporter {
             pace: None,
             settings: settings.clone(),
             deltas: Deltas::default(),
+            clients: Clients::default(),
             reported: Vec::new(),
             name: String::new(),
             values: Vec::new(),
         }
+    }
+
+    /// The same, that tells Datadog's dashboards of these outputs, which are in the order
+    /// of their counters.
+    #[must_use]
+    pub fn telling_of<'a>(mut self, outputs: impl IntoIterator<Item = &'a config::Output>) -> Self {
+        self.clients = Clients::new(outputs);
+        self
     }
 
     /// The same, that takes up to `most` for a long report, and as little as a UDP receiver
@@ -298,11 +312,13 @@ impl Reporter {
         let Self {
             lanes,
             deltas,
+            clients,
             values,
             ..
         } = self;
         values.clear();
         telemetry.visit(&mut |sample: Sample<'_>| values.push(sample.value));
+        let told = clients.totals(telemetry);
         let mut values = values.drain(..);
         let mut send = |sample: Sample<'_>| match sample.kind {
             Kind::Gauge => {
@@ -322,6 +338,7 @@ impl Reporter {
             let value = values.next().unwrap_or(sample.value);
             send(Sample { value, ..sample });
         });
+        clients::send(&told, deltas, lanes);
     }
 }
 

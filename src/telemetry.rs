@@ -339,7 +339,7 @@ pub struct Telemetry {
     pub collectors: Vec<(Option<Arc<str>>, Arc<CollectorCounters>)>,
     /// Each listener's, by its address.
     pub listeners: Vec<(String, Arc<ListenerCounters>)>,
-    /// Each output's, by its address.
+    /// Each output's, by its address, those of a group together.
     pub outputs: Vec<(String, Arc<OutputCounters>)>,
     /// The admin socket's.
     pub admin: Arc<AdminCounters>,
@@ -375,9 +375,12 @@ impl Telemetry {
             of.count("output.lines_sent", &output.sent);
             of.count("output.lines_merged", &output.merged);
             of.reasons("output.lines_dropped", &output.dropped);
+            of.count("output.bytes_dropped_queue", &output.dropped_queue_bytes);
+            of.count("output.bytes_dropped_writer", &output.dropped_writer_bytes);
             of.count("output.lines_spooled", &output.spooled);
             of.gauge("output.lines_held", output.held());
             of.count("output.lines_at_risk", &output.at_risk);
+            of.count("output.contexts_merged", &output.merged_contexts);
             of.gauge("output.backlog_contexts", output.backlog_contexts.get());
             of.gauge("output.backlog_bytes", output.backlog_bytes.get());
             of.count("output.payloads", &output.payloads);

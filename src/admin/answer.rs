@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::Context;
 use super::body::{Answered, Body, Gone, Lines, lines, object};
 use super::route::{Question, ROUTES, Route, Unroutable, route};
+use super::{clients, status};
 use crate::collector::CollectorError;
 use crate::collector::command::{CollectorHandle, CommandError, Description, Flushed, TableRow};
 use crate::collector::journal::JournalError;
@@ -122,7 +123,7 @@ fn whole(content: &impl Serialize) -> Response<Body> {
     response
 }
 
-fn streamed(body: Body) -> Response<Body> {
+fn of_lines(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, JSON_LINES);
     response
@@ -182,7 +183,20 @@ async fn perform(context: &Arc<Context>, route: Route) -> Result<Response<Body>,
             r#type: "routes",
             routes: &routes(),
         }),
+        Route::Status => {
+            let lines = status::status(context).await;
+            of_lines(Body::Whole(Some(lines.into())))
+        }
         Route::Connections(question) => return connections(context, question).await,
+        Route::Clients => {
+            let (lines, body) = lines();
+            let context = Arc::clone(context);
+            tokio::spawn(async move {
+                // Nobody is there to be told if it fails.
+                let _gone = clients::clients(context, lines).await;
+            });
+            of_lines(body)
+        }
         Route::RemoveClient(client) => {
             collector.remove_client(&client).await?;
             whole(&DONE)
@@ -212,7 +226,7 @@ async fn perform(context: &Arc<Context>, route: Route) -> Result<Response<Body>,
             let permit = permit(context)?;
             let (lines, body) = lines();
             tokio::spawn(tables(collector.clone(), lines, permit));
-            streamed(body)
+            of_lines(body)
         }
     })
 }
@@ -290,7 +304,7 @@ async fn connections(
         }
         drop(permit);
     });
-    Ok(streamed(body))
+    Ok(of_lines(body))
 }
 
 /// What ended comes after what is there: a position moves only once the look went out.

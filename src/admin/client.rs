@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use memchr::memrchr;
 use serde::Deserialize;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -25,6 +27,8 @@ use crate::connections::filter::ConnectionFilter;
 /// The longest wait for the first or the next piece: longer than the daemon's own, who
 /// waits a minute for a flush.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// The longest line of an answer; ours have a few KiB at most.
+const MAX_LINE_BYTES: usize = 1 << 20;
 /// The longest refusal that is read.
 const MAX_REFUSAL_BYTES: usize = 16 << 10;
 
@@ -76,6 +80,8 @@ pub enum ClientError {
 #[derive(Debug)]
 pub struct Answer {
     body: Incoming,
+    /// The beginning of a line.
+    rest: Vec<u8>,
 }
 
 /// Asks for connections, and what ended since this client last asked.
@@ -89,6 +95,22 @@ pub async fn connections(
     flush: bool,
 ) -> Result<Answer, ClientError> {
     ask(socket, Method::GET, &route::target(filter, client, flush)).await
+}
+
+/// Asks how the daemon is.
+///
+/// # Errors
+/// When nobody listens, the socket may not be opened, or the daemon says no.
+pub async fn status(socket: &str) -> Result<Answer, ClientError> {
+    ask(socket, Method::GET, "/status").await
+}
+
+/// Asks for the open connections of its listeners.
+///
+/// # Errors
+/// When nobody listens, the socket may not be opened, or the daemon says no.
+pub async fn clients(socket: &str) -> Result<Answer, ClientError> {
+    ask(socket, Method::GET, "/clients").await
 }
 
 async fn ask(socket: &str, method: Method, target: &str) -> Result<Answer, ClientError> {
@@ -122,6 +144,7 @@ async fn ask(socket: &str, method: Method, target: &str) -> Result<Answer, Clien
     let status = response.status();
     let answer = Answer {
         body: response.into_body(),
+        rest: Vec::new(),
     };
     if status == StatusCode::OK {
         Ok(answer)
@@ -130,12 +153,40 @@ async fn ask(socket: &str, method: Method, target: &str) -> Result<Answer, Clien
     }
 }
 
+/// Reads a line.
+///
+/// # Errors
+/// When it is none of that kind.
+pub fn read<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(line)
+        .map_err(|error| ClientError::BrokeOff(format!("a line is none: {error}")))
+}
+
 impl Answer {
-    /// The next piece; `None` at the end.
+    /// The lines that came next, each with its newline; `None` at the end.
     ///
     /// # Errors
     /// When the answer breaks off, or nothing comes for too long.
-    pub async fn piece(&mut self) -> Result<Option<Bytes>, ClientError> {
+    pub async fn lines(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
+        while let Some(piece) = self.piece().await? {
+            self.rest.extend_from_slice(&piece);
+            if let Some(last) = memrchr(b'\n', &self.rest) {
+                let rest = self.rest.split_off(last + 1);
+                return Ok(Some(mem::replace(&mut self.rest, rest)));
+            }
+            if self.rest.len() > MAX_LINE_BYTES {
+                break;
+            }
+        }
+        if self.rest.is_empty() {
+            Ok(None)
+        } else {
+            Err(ClientError::BrokeOff("a line has no end".to_owned()))
+        }
+    }
+
+    /// The next piece; `None` at the end.
+    async fn piece(&mut self) -> Result<Option<Bytes>, ClientError> {
         loop {
             let next = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx));
             let frame = timeout(PATIENCE, next)

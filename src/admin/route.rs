@@ -7,13 +7,23 @@ use crate::connections::filter::ConnectionFilter;
 use crate::flow::key::FlowKey;
 
 /// Every route: method, path, what it does. Shown to whoever asks for another.
-pub(super) const ROUTES: [(&str, &str, &str); 9] = [
+pub(super) const ROUTES: [(&str, &str, &str); 11] = [
+    (
+        "GET",
+        "/status",
+        "the daemon, its collectors, outputs and listeners, with their counters",
+    ),
+    (
+        "GET",
+        "/clients",
+        "the open connections of the stream listeners",
+    ),
     (
         "GET",
         "/connections?host=&port=&state=&direction=&protocol=&client=ID&flush=1",
         "connections that are there; with client, and what ended since it last asked",
     ),
-    ("DELETE", "/clients/ID", "forget a client"),
+    ("DELETE", "/clients/ID", "forget a client of /connections"),
     (
         "DELETE",
         "/clients/ID/connections/KEY",
@@ -35,6 +45,8 @@ pub(super) const ROUTES: [(&str, &str, &str); 9] = [
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Routes,
+    Status,
+    Clients,
     Connections(Question),
     RemoveClient(ClientId),
     Hide(ClientId, FlowKey),
@@ -70,7 +82,7 @@ pub(super) fn route(method: &Method, uri: &Uri) -> Result<Route, Unroutable> {
     // One more than the longest path has, so that a longer one matches none.
     let segments: Vec<&str> = path.splitn(5, '/').collect();
     let wanted = match segments[..] {
-        ["" | "connections" | "collector"] | ["debug", "tables"] => "GET",
+        ["" | "status" | "clients" | "connections" | "collector"] | ["debug", "tables"] => "GET",
         ["clients", _] | ["clients", _, "connections", _] => "DELETE",
         ["collector", "pause" | "resume" | "flush"] => "POST",
         _ => return Err(Unroutable::Path),
@@ -85,6 +97,8 @@ pub(super) fn route(method: &Method, uri: &Uri) -> Result<Route, Unroutable> {
     }
     Ok(match segments[..] {
         [""] => Route::Routes,
+        ["status"] => Route::Status,
+        ["clients"] => Route::Clients,
         ["connections"] => Route::Connections(question(query).map_err(Unroutable::Request)?),
         ["clients", id] => Route::RemoveClient(id.parse().map_err(|error| wrong(&error))?),
         ["clients", id, _, key] => Route::Hide(
@@ -211,7 +225,7 @@ mod tests {
         for path in [
             "/connection",
             "/connections/x",
-            "/clients",
+            "/clients/a/b",
             "/debug",
             "/collector/stop",
         ] {

@@ -11,12 +11,10 @@ use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 
 use clap::{Args, ValueEnum};
-use memchr::memchr;
-use tokio::runtime::Builder;
 
 use self::table::Table;
 use super::logging::{self, Role};
-use super::{CliError, ConfigArgs, Verbosity, tell};
+use super::{CliError, ConfigArgs, Verbosity, runtime, tell};
 use crate::admin::client::{self, Answer, ClientError};
 use crate::collector::CollectorError;
 use crate::collector::journal::ClientId;
@@ -27,9 +25,6 @@ use crate::connections::line::{EndLine, Line};
 use crate::flow::key::KeyHasher;
 use crate::flow::{Direction, Protocol};
 use crate::netns::Netns;
-
-/// The longest line of an answer; ours have half a KiB.
-const MAX_LINE_BYTES: usize = 1 << 20;
 
 /// Arguments of `connections`.
 #[derive(Debug, Args)]
@@ -107,12 +102,8 @@ pub(super) fn connections(
             look(&mut reader, &filter, &mut print)?;
         }
         Some(client) => {
-            let runtime = Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(CliError::Start)?;
             let socket = &config.admin.socket;
-            let end = runtime.block_on(async {
+            let end = runtime()?.block_on(async {
                 let answer = client::connections(socket, &filter, client, args.flush).await?;
                 follow(answer, &mut print).await
             })?;
@@ -155,15 +146,10 @@ async fn follow<W: Write>(
     print: &mut Print<W>,
 ) -> Result<EndLine<'static>, CliError> {
     print.begin().map_err(CliError::Output)?;
-    let mut rest = Vec::new();
     let mut end = None;
-    while let Some(piece) = answer.piece().await? {
-        rest.extend_from_slice(&piece);
-        let mut lines = &rest[..];
-        while let Some(length) = memchr(b'\n', lines) {
-            let (text, others) = lines.split_at(length + 1);
-            let line = Line::read(text)
-                .map_err(|error| ClientError::BrokeOff(format!("a line is none: {error}")))?;
+    while let Some(lines) = answer.lines().await? {
+        for text in lines.split_inclusive(|&byte| byte == b'\n') {
+            let line = client::read(text)?;
             if let Line::Error { message } = line {
                 return Err(ClientError::BrokeOff(message.into_owned()).into());
             }
@@ -174,13 +160,7 @@ async fn follow<W: Write>(
                     ..line
                 });
             }
-            lines = others;
         }
-        if lines.len() > MAX_LINE_BYTES {
-            return Err(ClientError::BrokeOff("a line has no end".to_owned()).into());
-        }
-        let read = rest.len() - lines.len();
-        rest.drain(..read);
         // Whoever looks on sees what came, not what fills a buffer.
         print.out.flush().map_err(CliError::Output)?;
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Burst, ByteRate, ByteSize, Config, Interval};
+use super::{Aggregate, Burst, ByteRate, ByteSize, Config, Interval};
 use crate::address::{Address, DEFAULT_PORT, HostPort};
 
 /// How an output writes a line.
@@ -80,12 +80,16 @@ pub struct Output {
     pub flush_interval: Interval,
     /// Bytes waiting before `on_full` applies. Defaults to 4 MiB.
     pub queue: ByteSize,
-    /// Defaults to block.
+    /// Defaults to merge.
     pub on_full: OnFull,
     /// Contexts that `merge` holds at most.
     pub backlog_contexts: u64,
     /// Whether an outage's counts and gauges carry their own timestamps.
     pub backfill: bool,
+    /// How long everything is merged before it is sent; empty means not at all.
+    pub aggregate: Aggregate,
+    /// The file in which what is left at the end is kept for the next start; empty means none.
+    pub spool: String,
     /// Globs of names (of events: titles); empty means all.
     pub only: Vec<String>,
     /// Defaults to both.
@@ -143,9 +147,11 @@ impl Default for Output {
             spread: true,
             flush_interval: Interval::from_millis(100),
             queue: ByteSize::mib(4),
-            on_full: OnFull::Block,
+            on_full: OnFull::Merge,
             backlog_contexts: 100_000,
             backfill: false,
+            aggregate: Aggregate::default(),
+            spool: String::new(),
             only: Vec::new(),
             sources: vec![LineSource::Collector, LineSource::Listeners],
             group: String::new(),

@@ -308,13 +308,42 @@ fn a_rate_has_a_burst_that_holds_a_payload() {
 }
 
 #[test]
+fn what_only_an_output_that_merges_can_do_is_refused_where_it_does_not() {
+    let output = |keys: &str| read(&format!("[[output]]\n{keys}\n")).map(|_| ());
+    for key in [
+        "backfill = true",
+        "aggregate = \"10s\"",
+        "spool = \"/var/spool/x\"",
+    ] {
+        assert_eq!(output(key), Ok(()));
+        let error = output(&format!("{key}\non_full = \"block\"")).unwrap_err();
+        assert!(error.contains("needs on_full = \"merge\""), "{error}");
+    }
+    for (keys, wrong) in [
+        (
+            "backfill = true\nformat = \"statsd\"",
+            "output[0].backfill: needs format = \"dogstatsd\"",
+        ),
+        ("aggregate = \"10ms\"", "must be at least 100ms"),
+        ("aggregate = \"10\"", "is not a time to merge for"),
+        ("backlog_contexts = 0", "must be at least 1"),
+        ("spool = \"x\"", "must begin at the root"),
+        (
+            "spool = \"/a/b\"\n[[output]]\nspool = \"/a/b\"",
+            "output[1].spool: /a/b is another output's already",
+        ),
+    ] {
+        let error = output(keys).unwrap_err();
+        assert!(error.contains(wrong), "{error}");
+    }
+    let none = read("[[output]]\naggregate = \"0s\"\n").unwrap();
+    assert_eq!(none, read("[[output]]\n").unwrap());
+}
+
+#[test]
 fn keys_without_effect_yet_are_noted_when_they_are_set() {
-    let config = read("[hosts]\nnames = \"dns\"\n[[output]]\nbackfill = true\n").unwrap();
+    let config = read("[hosts]\nnames = \"dns\"\n").unwrap();
     let notes = config.notes().join("\n");
     assert!(notes.contains("hosts.names has no effect"), "{notes}");
-    assert!(
-        notes.contains("output[0].backfill has no effect"),
-        "{notes}"
-    );
     assert!(Config::default().notes().is_empty());
 }

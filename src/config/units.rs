@@ -23,6 +23,9 @@ pub enum UnitError {
         "{0:?} is not a burst: write a size, as in \"64KiB\", or \"\" for what the rate lets go in a second"
     )]
     Burst(String),
+    /// Not a duration, for what is merged.
+    #[error("{0:?} is not a time to merge for: write a duration, as in \"10s\", or \"\" for none")]
+    Aggregate(String),
     /// Not an octal file mode.
     #[error("{0:?} is not a file mode: write it in octal, as in \"0722\"")]
     Mode(String),
@@ -54,7 +57,7 @@ macro_rules! through_text {
     )+};
 }
 through_text!(
-    Interval, ByteSize, ByteRate, Burst, FileMode, Owner, MarkFilter
+    Interval, ByteSize, ByteRate, Burst, Aggregate, FileMode, Owner, MarkFilter
 );
 
 /// A number and what follows it.
@@ -212,6 +215,31 @@ impl fmt::Display for ByteRate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Burst(pub Option<ByteSize>);
+
+/// How long everything is merged before it is sent: `"10s"`, or `""` for not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Aggregate(pub Option<Interval>);
+
+impl FromStr for Aggregate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let interval: Interval = text
+            .parse()
+            .map_err(|_| UnitError::Aggregate(text.to_owned()))?;
+        Ok(Self((!interval.0.is_zero()).then_some(interval)))
+    }
+}
+
+impl fmt::Display for Aggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |interval| interval.fmt(f))
+    }
+}
 
 impl FromStr for Burst {
     type Err = UnitError;

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 mod groups;
 
-use super::{Config, Interval, LineSource, Listener, Names, OriginChoice, Output, SourceChoice};
+use super::{
+    Config, Format, Interval, LineSource, Listener, Names, OnFull, OriginChoice, Output,
+    SourceChoice,
+};
 use crate::address::{Address, reaches};
 use crate::report::text::check_tag;
 
@@ -88,6 +91,7 @@ impl Config {
             self.check_output(&format!("output[{index}]"), output, &mut found);
         }
         self.check_groups(&mut found);
+        self.check_spools(&mut found);
         let mut seen = BTreeSet::new();
         for (index, listener) in self.listeners.iter().enumerate() {
             let key = format!("listener[{index}]");
@@ -108,6 +112,20 @@ impl Config {
             found.add("memory.limit", "write \"auto\" or a size, as in \"64MiB\"");
         }
         found.0
+    }
+
+    /// Each needs a file of its own.
+    fn check_spools(&self, found: &mut Mistakes) {
+        let spools = self.outputs.iter().map(|output| Path::new(&output.spool));
+        for (index, spool) in spools.clone().enumerate() {
+            let mut before = spools.clone().take(index);
+            if !spool.as_os_str().is_empty() && before.any(|other| same_file(other, spool)) {
+                found.add(
+                    format!("output[{index}].spool"),
+                    format!("{} is another output's already", spool.display()),
+                );
+            }
+        }
     }
 
     fn check_admin(&self, found: &mut Mistakes) {
@@ -212,6 +230,7 @@ impl Config {
                 format!("must be at least {least} bytes, to hold what one read brings"),
             );
         }
+        check_merging(key, output, found);
         if output.sources.is_empty() {
             found.add(
                 format!("{key}.sources"),
@@ -285,7 +304,6 @@ impl Config {
                 &at("spread"),
                 "has no effect without \"collector\" in sources",
             );
-            note(output.backfill != usual.backfill, &at("backfill"), NOTHING);
             note(
                 output.group.is_empty() && output.group_mode != usual.group_mode,
                 &at("group_mode"),
@@ -337,6 +355,42 @@ fn check_rate(key: &str, output: &Output, found: &mut Mistakes) {
             format!(
                 "must be at least {payload} bytes, which is max_payload, and at most 1GiB; \
                  or \"\" for what the rate lets go in a second"
+            ),
+        );
+    }
+}
+
+/// What only an output that merges can do.
+fn check_merging(key: &str, output: &Output, found: &mut Mistakes) {
+    if output.backfill && output.format != Format::Dogstatsd {
+        found.add(
+            format!("{key}.backfill"),
+            "needs format = \"dogstatsd\": no other has timestamps",
+        );
+    }
+    if let Some(interval) = output.aggregate.0
+        && interval.0 < MIN_INTERVAL
+    {
+        found.add(format!("{key}.aggregate"), "must be at least 100ms");
+    }
+    if output.backlog_contexts == 0 {
+        found.add(format!("{key}.backlog_contexts"), "must be at least 1");
+    }
+    for (is_set, name) in [
+        (output.backfill, "backfill"),
+        (output.aggregate.0.is_some(), "aggregate"),
+        (!output.spool.is_empty(), "spool"),
+    ] {
+        if is_set && output.on_full != OnFull::Merge {
+            found.add(format!("{key}.{name}"), "needs on_full = \"merge\"");
+        }
+    }
+    if !output.spool.is_empty() && !Path::new(&output.spool).is_absolute() {
+        found.add(
+            format!("{key}.spool"),
+            format!(
+                "{:?} must begin at the root: \"/var/lib/conntally/spool\"",
+                output.spool
             ),
         );
     }

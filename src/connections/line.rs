@@ -221,7 +221,7 @@ pub struct DeltaLine {
     pub since_ms: Option<u64>,
 }
 
-impl<'a> Line<'a> {
+impl Line<'_> {
     /// Of a connection.
     #[must_use]
     pub fn connection(connection: &Connection) -> Self {
@@ -279,14 +279,6 @@ impl<'a> Line<'a> {
     pub fn write(&self, out: &mut impl io::Write) -> io::Result<()> {
         serde_json::to_writer(&mut *out, self)?;
         out.write_all(b"\n")
-    }
-
-    /// Reads it, with or without its line break.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn read(text: &'a [u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(text)
     }
 }
 
@@ -425,7 +417,7 @@ mod tests {
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
         for (line, text) in lines.iter().zip(text.lines()) {
-            assert_eq!(&Line::read(text.as_bytes()).unwrap(), line);
+            assert_eq!(&serde_json::from_str::<Line<'_>>(text).unwrap(), line);
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::config::Framing;
 use crate::forward::Forward;
 use crate::frame::{Cut, Framer};
 use crate::output::Room;
+use crate::output::backlog::SenderId;
 use crate::telemetry::{Closing, FrameDrop};
 
 /// A connection's own state. It has a buffer only while a frame is incomplete.
@@ -59,7 +60,9 @@ impl Task {
     /// Reads until the end.
     pub(super) async fn run(mut self) {
         let stage = Arc::clone(&self.stage);
-        let mut room = stage.fanout.room();
+        let sender =
+            (self.open.connection.peer.pid).map_or_else(SenderId::unique, SenderId::of_process);
+        let mut room = stage.fanout.room(sender);
         let mut reads = 0;
         self.open.closing = loop {
             if let Err(error) = self.stream.readable().await {

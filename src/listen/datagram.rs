@@ -19,6 +19,7 @@ use super::socket::SocketFile;
 use crate::forward::Forward;
 use crate::frame::Cut;
 use crate::output::Room;
+use crate::output::backlog::SenderId;
 
 /// How often the kernel is asked what it dropped.
 const DROPS_INTERVAL: Duration = Duration::from_secs(10);
@@ -139,7 +140,7 @@ impl Datagrams {
         stage: Arc<Stage>,
         stop: CancellationToken,
     ) {
-        let mut room = stage.fanout.room();
+        let mut room = stage.fanout.room(SenderId::unique());
         let mut drops = interval(DROPS_INTERVAL);
         drops.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut bursts = 0;
@@ -316,7 +317,7 @@ mod tests {
     fn empty_datagrams_without_end_leave_the_others_their_turn() {
         let stage = stage();
         let mut received = 0;
-        let burst = datagrams().receive(&stage, &mut stage.fanout.room(), |_| {
+        let burst = datagrams().receive(&stage, &mut stage.fanout.room(SenderId::unique()), |_| {
             received += 1;
             if received > READ_BYTES {
                 return Err(io::ErrorKind::TimedOut.into());

@@ -3,7 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixDatagram, UnixListener, UnixSocket};
 
 use super::ListenError;
-use crate::address::{Address, HostPort};
+use crate::address::{Address, FileId, HostPort};
 use crate::config::{FileMode, Owner};
 
 /// Connections that may wait to be accepted; the system takes less if
@@ -24,29 +24,12 @@ const ACCEPT_QUEUE: u32 = 1024;
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    identity: Identity,
-}
-
-/// Which file a path leads to.
-#[derive(Debug, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-}
-
-impl Identity {
-    fn of(path: &Path) -> io::Result<Self> {
-        let metadata = fs::symlink_metadata(path)?;
-        Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        })
-    }
+    identity: FileId,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let Ok(there) = Identity::of(&self.path) else {
+        let Ok(there) = FileId::of(&self.path) else {
             return;
         };
         if there != self.identity {
@@ -113,7 +96,7 @@ fn bind(
     })?;
     let file = SocketFile {
         path: path.to_owned(),
-        identity: Identity::of(path).map_err(errors.while_doing("look at the socket file"))?,
+        identity: FileId::of(path).map_err(errors.while_doing("look at the socket file"))?,
     };
     if user.is_some() || group.is_some() {
         lchown(path, user, group).map_err(errors.while_doing("change its owner"))?;

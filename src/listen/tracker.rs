@@ -79,6 +79,21 @@ impl Tracker {
         clients
     }
 
+    /// Their numbers, the oldest first.
+    #[must_use]
+    pub fn ids(&self) -> Vec<u64> {
+        let mut ids: Vec<_> = self.lock().keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The one of that number, if it is still open.
+    #[must_use]
+    pub fn client(&self, id: u64) -> Option<Client> {
+        let now = Instant::now();
+        self.lock().get(&id).map(|tracked| tracked.client(now))
+    }
+
     /// Takes a new one in.
     pub(super) fn open(
         self: &Arc<Self>,

@@ -25,6 +25,7 @@
 //! merged away then. If it is dropped, they all are. So at any time lines that came
 //! = given back + merged away + dropped + held.
 
+mod coarsen;
 mod entry;
 mod line;
 mod members;
@@ -33,13 +34,15 @@ mod sum;
 mod values;
 
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use memchr::memchr;
 
 use self::entry::{Entry, State, Taken};
-use self::line::Line;
+pub use self::line::Tick;
+use self::line::{Line, Period};
 use self::slots::Slots;
 use self::values::Coin;
 use crate::config::LineSource;
@@ -57,15 +60,54 @@ pub struct Limits {
     pub bytes: usize,
     /// The longest that a merged line may become, its newline not counted.
     pub line_bytes: usize,
+    /// Bytes of one context's values, of which 16 each may be kept.
+    pub values_bytes: usize,
+    /// Seconds from one tick to the next.
+    pub tick_seconds: u32,
 }
+
+/// Bytes of one context's values that are kept, and beyond which a sample is.
+pub const VALUES_BYTES: usize = 16 << 10;
+
+/// What entries go by.
+#[derive(Debug)]
+struct Rules {
+    hasher: RandomState,
+    /// Bytes of one context's values.
+    values_bytes: usize,
+}
+
+/// Who is to have a share of the room: a process, or a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SenderId(u64);
+
+/// Numbers above those of processes.
+static NEXT_SENDER: AtomicU64 = AtomicU64::new(1 << 32);
+
+impl SenderId {
+    /// Of a process, however many connections it has.
+    #[must_use]
+    pub fn of_process(pid: u32) -> Self {
+        Self(pid.into())
+    }
+
+    /// Unlike any other, for whose process is not known.
+    #[must_use]
+    pub fn unique() -> Self {
+        Self(NEXT_SENDER.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The agent's own, whatever others have.
+pub const OWN: SenderId = SenderId(0);
 
 /// Whose lines these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sender {
     /// Lines of one source never merge with the other's.
     pub source: LineSource,
-    /// What is to have its share: a connection, say. The agent is one, whatever stands here.
-    pub id: u64,
+    /// Who has the share. The agent is one, whatever stands here.
+    pub id: SenderId,
 }
 
 /// Lines given up, by reason.
@@ -79,6 +121,8 @@ pub struct Dropped {
     pub unmerged: u64,
     /// [`LineDrop::BacklogSet`]
     pub set: u64,
+    /// How long all of them were, about: of an entry, its first line counts for each.
+    pub bytes: u64,
 }
 
 impl Dropped {
@@ -99,7 +143,8 @@ impl Dropped {
         self.full + self.evicted + self.unmerged + self.set
     }
 
-    const fn note(&mut self, reason: LineDrop) {
+    const fn note(&mut self, reason: LineDrop, bytes: usize) {
+        self.bytes += bytes as u64;
         match reason {
             LineDrop::BacklogUnmerged => self.unmerged += 1,
             LineDrop::BacklogSet => self.set += 1,
@@ -135,16 +180,42 @@ pub struct Run {
 pub struct Given {
     /// Lines given back.
     pub lines: u64,
+    /// Contexts, and lines that never merge, given back whole.
+    pub entries: usize,
     /// Lines that are in those, and now held no longer.
     pub merged_away: u64,
+    /// Contexts given back whole that more than one line had come to.
+    pub merged_contexts: u64,
+}
+
+/// How much to give back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portion {
+    /// Contexts, and lines that never merge.
+    pub entries: usize,
+    /// Bytes, or a line more.
+    pub bytes: usize,
+}
+
+impl Portion {
+    /// As many as are there, of so many bytes.
+    #[must_use]
+    pub const fn of_bytes(bytes: usize) -> Self {
+        Self {
+            entries: usize::MAX,
+            bytes,
+        }
+    }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Backlog {
     limits: Limits,
-    hasher: RandomState,
+    rules: Rules,
     coin: Coin,
+    /// Ticks that merge.
+    period: Period,
     /// Contexts' slots by their hash.
     index: HashTable<u32>,
     slots: Slots,
@@ -162,41 +233,59 @@ impl Backlog {
     fn with_seed(limits: Limits, hasher: RandomState, seed: u64) -> Self {
         Self {
             limits,
-            hasher,
+            rules: Rules {
+                hasher,
+                values_bytes: limits.values_bytes,
+            },
             coin: Coin(seed),
+            period: Period {
+                span: limits.tick_seconds,
+            },
             index: HashTable::new(),
             slots: Slots::new(limits),
         }
     }
 
-    /// Takes lines that were checked before, each with its newline.
-    pub fn merge(&mut self, mut lines: &[u8], from: Sender) -> Merged {
+    /// Takes lines that were checked before, each with its newline. With a tick, counts and
+    /// gauges merge with those of the same tick alone, so that they can be given back with it.
+    pub fn merge(&mut self, mut lines: &[u8], from: Sender, tick: Option<Tick>) -> Merged {
         let mut merged = Merged::default();
         while !lines.is_empty() {
             let end = memchr(b'\n', lines).unwrap_or(lines.len());
             let (line, rest) = lines.split_at(end);
             lines = rest.get(1..).unwrap_or_default();
             merged.lines += 1;
-            if let Err(reason) = self.take(line, from, &mut merged) {
-                merged.dropped.note(reason);
+            if let Err(reason) = self.take(line, from, tick, &mut merged) {
+                merged.dropped.note(reason, line.len());
             }
         }
         merged
     }
 
     fn parse<'a>(&self, text: &'a [u8], source: LineSource) -> Option<Line<'a>> {
-        Line::parse(text, source, self.limits.line_bytes, &self.hasher)
+        Line::parse(text, source, self.limits.line_bytes, &self.rules.hasher)
     }
 
     fn find(&self, line: &Line<'_>) -> Option<u32> {
-        let is_it = |&slot: &u32| self.slots.get(slot).is_some_and(|entry| entry.takes(line));
+        let period = self.period.of(line.tick);
+        let is_it = |entry: &Entry| {
+            self.period.of(entry.tick) == period && entry.context_of().is(&line.context())
+        };
+        let is_it = |&slot: &u32| self.slots.get(slot).is_some_and(is_it);
         self.index.find(line.hash, is_it).copied()
     }
 
-    fn take(&mut self, text: &[u8], from: Sender, merged: &mut Merged) -> Result<(), LineDrop> {
+    fn take(
+        &mut self,
+        text: &[u8],
+        from: Sender,
+        tick: Option<Tick>,
+        merged: &mut Merged,
+    ) -> Result<(), LineDrop> {
         let Some(line) = self.parse(text, from.source) else {
             return self.insert(Entry::alone(text, from.source), from, merged);
         };
+        let line = line.at(tick, self.period, &self.rules.hasher);
         match self.find(&line) {
             Some(slot) => match self.absorb(slot, &line, merged)? {
                 Taken::Yes => {
@@ -206,6 +295,9 @@ impl Backlog {
                 Taken::No => self.insert(Entry::alone(text, from.source), from, merged),
             },
             None => match Entry::context(&line) {
+                Some(_) if line.tick.is_some() && self.relieve() => {
+                    self.take(text, from, tick, merged)
+                }
                 Some(entry) => self.insert(entry, from, merged),
                 None => Err(LineDrop::BacklogFull),
             },
@@ -235,7 +327,7 @@ impl Backlog {
         let Self {
             slots,
             index,
-            hasher,
+            rules,
             coin,
             ..
         } = self;
@@ -244,7 +336,7 @@ impl Backlog {
         };
         let (sender, before) = (entry.sender, entry.bytes());
         let can_thin = matches!(entry.state, State::Values(_));
-        let more = entry.bytes_with(line, hasher)?.saturating_sub(before);
+        let more = entry.bytes_with(line, rules)?.saturating_sub(before);
         let room = slots.make_room(sender, [0, 0, more], &mut merged.dropped, |slot, entry| {
             leave(index, slot, entry);
         });
@@ -254,7 +346,7 @@ impl Backlog {
         let Some(entry) = slots.get_mut(slot) else {
             return Ok(Taken::No);
         };
-        let taken = entry.absorb(line, room.is_ok(), hasher, coin);
+        let taken = entry.absorb(line, room.is_ok(), rules, coin);
         let after = entry.bytes();
         if taken == Taken::Yes {
             slots.lines += 1;
@@ -287,30 +379,31 @@ impl Backlog {
         self.slots.sizes()[2]
     }
 
-    /// Whether a fresh line must go behind what is held: its context is here, or it
-    /// is one that never merges, and such are.
-    #[must_use]
-    pub fn holds(&self, line: &[u8], source: LineSource) -> bool {
-        match self.parse(line, source) {
-            Some(line) => self.find(&line).is_some(),
-            None => self.slots.sizes()[1] > 0,
-        }
-    }
-
     /// Appends lines, each with its newline, to `to`, the oldest contexts first, until
-    /// `room` bytes are written, or a line more, or nothing is left. Of a context
-    /// that is written as many lines the rest may stay. Shows whose lines they are.
-    pub fn drain(&mut self, room: usize, to: &mut Vec<u8>, mut runs: impl FnMut(Run)) -> Given {
+    /// `room` is filled, or a line more, or nothing is left. Of a context
+    /// that is written as many lines the rest may stay. Those of a tick have it, if `is_free`
+    /// says that no line without one was sent in it. Shows whose lines they are.
+    pub fn drain(
+        &mut self,
+        room: Portion,
+        to: &mut Vec<u8>,
+        is_free: impl Fn(Tick) -> bool,
+        mut runs: impl FnMut(Run),
+    ) -> Given {
         let start = to.len();
         let mut given = Given::default();
         let mut run: Option<Run> = None;
-        while let Some(slot) = self.slots.oldest() {
-            let left = room.saturating_sub(to.len() - start);
+        while let Some(slot) = self.slots.oldest()
+            && given.entries < room.entries
+        {
+            let left = room.bytes.saturating_sub(to.len() - start);
             let Some(entry) = self.slots.get_mut(slot).filter(|_| left > 0) else {
                 break;
             };
             let (before, length) = (entry.bytes(), to.len());
-            let (lines, is_all) = entry.write(self.limits.line_bytes, left, &mut self.coin, to);
+            let with_tick = entry.tick.is_some_and(&is_free);
+            let line_bytes = self.limits.line_bytes;
+            let (lines, is_all) = entry.write(with_tick, line_bytes, left, &mut self.coin, to);
             let (after, sender, source) = (entry.bytes(), entry.sender, entry.source);
             let bytes = to.len() - length;
             given.lines += lines;
@@ -334,7 +427,9 @@ impl Backlog {
             self.slots.recharge(sender, before, after);
             if is_all && let Some(entry) = self.slots.get(slot) {
                 given.merged_away += entry.lines;
+                given.merged_contexts += u64::from(entry.lines > 0);
                 leave(&mut self.index, slot, entry);
+                given.entries += 1;
                 self.slots.remove(slot);
             }
         }
@@ -347,9 +442,16 @@ impl Backlog {
         given
     }
 
+    /// How long all that is held is, about, bytes.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        self.slots.text_bytes()
+    }
+
     /// Lets go of everything, memory too: returns how many lines that were.
     pub fn clear(&mut self) -> u64 {
         self.index = HashTable::new();
+        self.period.span = self.limits.tick_seconds;
         let held = std::mem::replace(&mut self.slots, Slots::new(self.limits));
         held.lines
     }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use super::backlog::SenderId;
 use super::only::Only;
 use super::queue::{Inlet, Reservation};
 use super::shards::{Cut, Shards};
@@ -53,16 +54,16 @@ impl Way {
     }
 
     /// Hands on lines, each with its newline, through the room there is.
-    fn push(&self, lines: &[u8], count: u64, parts: &mut Parts<'_, '_>) {
+    fn push(&self, lines: &[u8], count: u64, sender: SenderId, parts: &mut Parts<'_, '_>) {
         match self {
-            Self::Lone(inlet) => put(parts.next(), inlet, lines, count),
+            Self::Lone(inlet) => put(parts.next(), inlet, lines, count, sender),
             // What there is room for goes there, whoever has the turn meanwhile.
             Self::Failover(_, turn) => match (parts.next(), self.at(turn.present())) {
                 (Some(part), _) => {
                     let inlet = part.inlet;
-                    put(Some(part), inlet, lines, count);
+                    put(Some(part), inlet, lines, count, sender);
                 }
-                (None, Some(inlet)) => put(None, inlet, lines, count),
+                (None, Some(inlet)) => put(None, inlet, lines, count, sender),
                 (None, None) => {}
             },
             Self::Hash(inlets, shards) => CUT.with_borrow_mut(|cut| {
@@ -74,7 +75,7 @@ impl Way {
                     to = place + 1;
                     let (inlet, part) = (inlets.nth(skipped), parts.nth(skipped));
                     if let Some(inlet) = inlet {
-                        put(part, inlet, lines, count);
+                        put(part, inlet, lines, count, sender);
                     }
                 });
                 // The next branch begins behind this one's parts.
@@ -105,14 +106,14 @@ impl Branch {
     }
 
     /// Hands on what is to go in, whose room comes next among `parts`.
-    fn push(&self, lines: &[u8], count: u64, parts: &mut Parts<'_, '_>) {
+    fn push(&self, lines: &[u8], count: u64, sender: SenderId, parts: &mut Parts<'_, '_>) {
         if self.only.takes_all() {
-            return self.way.push(lines, count, parts);
+            return self.way.push(lines, count, sender, parts);
         }
         GATHERED.with_borrow_mut(|gathered| {
             let picked = self.only.pick(lines, count, gathered);
             self.counters.filtered.add(picked.left_out);
-            self.way.push(picked.lines, picked.count, parts);
+            self.way.push(picked.lines, picked.count, sender, parts);
         });
     }
 }
@@ -168,11 +169,12 @@ impl Fanout {
         }
     }
 
-    /// No room yet, in any output.
+    /// No room yet, in any output, for one sender's lines.
     #[must_use]
-    pub fn room(&self) -> Room<'_> {
+    pub fn room(&self, sender: SenderId) -> Room<'_> {
         Room {
             fanout: self,
+            sender,
             parts: Vec::with_capacity(self.branches.len()),
         }
     }
@@ -182,6 +184,7 @@ impl Fanout {
 #[derive(Debug)]
 pub struct Room<'a> {
     fanout: &'a Fanout,
+    sender: SenderId,
     /// In the order of the branches: one for each output; for a group whose outputs
     /// take turns, one. Those not yet reached by a refill are missing.
     parts: Vec<Part<'a>>,
@@ -196,14 +199,14 @@ struct Part<'a> {
     room: Option<Reservation<'a>>,
 }
 
-fn put(part: Option<&mut Part<'_>>, inlet: &Inlet, lines: &[u8], count: u64) {
+fn put(part: Option<&mut Part<'_>>, inlet: &Inlet, lines: &[u8], count: u64, sender: SenderId) {
     if count == 0 {
         return;
     }
     match part.and_then(|part| part.room.as_mut()) {
-        Some(room) => room.push(lines, count),
+        Some(room) => room.push(lines, count, sender),
         // What is wanted now may be less than what was asked for.
-        None => inlet.offer_lines(lines, count),
+        None => inlet.offer_lines(lines, count, sender),
     }
 }
 
@@ -237,7 +240,7 @@ impl Room<'_> {
     pub fn push(&mut self, lines: &[u8], count: u64) {
         let mut parts = self.parts.iter_mut();
         for branch in &self.fanout.branches {
-            branch.push(lines, count, &mut parts);
+            branch.push(lines, count, self.sender, &mut parts);
         }
     }
 

@@ -109,6 +109,8 @@ pub struct Chunk {
     /// Lines behind the last sealed payload.
     open_lines: u64,
     gone: Gone,
+    /// What had gone before the last payload, while that may yet be refused.
+    unproven: Option<Gone>,
 }
 
 /// What became of lines that were appended.
@@ -124,6 +126,16 @@ pub struct Appended {
     pub begun: bool,
 }
 
+impl Appended {
+    /// Adds what became of more lines.
+    pub fn add(&mut self, more: Self) {
+        self.bytes += more.bytes;
+        self.oversized += more.oversized;
+        self.longest_oversized = self.longest_oversized.max(more.longest_oversized);
+        self.begun |= more.begun;
+    }
+}
+
 impl Chunk {
     /// An empty one.
     #[must_use]
@@ -134,6 +146,7 @@ impl Chunk {
             payloads: Vec::new(),
             open_lines: 0,
             gone: Gone::default(),
+            unproven: None,
         }
     }
 
@@ -143,6 +156,7 @@ impl Chunk {
         self.payloads.clear();
         self.open_lines = 0;
         self.gone = Gone::default();
+        self.unproven = None;
     }
 
     /// Whether there is nothing in it.
@@ -326,6 +340,34 @@ impl Chunk {
         }
     }
 
+    /// Notes that the next payload went as a datagram that may yet be refused: its lines
+    /// have not gone until it is proven.
+    pub fn try_payload(&mut self) {
+        let before = self.gone;
+        self.pass_payload();
+        self.unproven = Some(before);
+    }
+
+    /// Notes that the payload on trial was not refused.
+    pub fn prove(&mut self) -> Passed {
+        let Some(before) = self.unproven.take() else {
+            return Passed::default();
+        };
+        let prefix = self.shape.delimiter.prefix_bytes();
+        Passed {
+            payloads: 1,
+            lines: self.gone.lines - before.lines,
+            bytes: (self.gone.whole - before.whole - prefix) as u64,
+        }
+    }
+
+    /// Notes that the payload on trial was refused: it is the next one again.
+    pub fn step_back(&mut self) {
+        if let Some(before) = self.unproven.take() {
+            self.gone = before;
+        }
+    }
+
     /// Forgets the part of a cut payload (or, between newlines, of a cut line)
     /// that went to a connection now lost.
     pub fn rewind(&mut self) {
@@ -364,7 +406,8 @@ impl Chunk {
     #[must_use]
     pub fn lines(&self) -> u64 {
         let sealed: u64 = self.payloads.iter().map(|payload| payload.lines).sum();
-        sealed + self.open_lines - self.gone.lines
+        let gone = self.unproven.unwrap_or(self.gone);
+        sealed + self.open_lines - gone.lines
     }
 }
 

@@ -5,10 +5,13 @@
 //! is reserved *before* a sender reads what will fill it.
 //!
 //! Room is handed out in the order it was asked for, so that no sender starves.
-//! The agent's own lines never wait; where senders keep the queue full they may
-//! overdraw it by a quarter, or a busy relay would take the collector's voice away.
+//! The agent's own lines never wait. Where senders keep the queue full they may
+//! overdraw it by a quarter, or a busy relay would take the collector's voice away;
+//! beyond that they are merged, whatever becomes of the senders' lines.
 
+mod backfill;
 mod inlet;
+mod merging;
 mod outlet;
 #[cfg(test)]
 mod tests;
@@ -22,12 +25,15 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tracing::warn;
 
+pub use self::backfill::tick_seconds;
 pub use self::inlet::{Inlet, Reservation};
+use self::merging::Merging;
 pub use self::outlet::Outlet;
-use super::backlog::{Backlog, Limits, Sender};
+use super::backlog::{Limits, VALUES_BYTES};
 use super::format::Encoding;
 use super::payload::{Appended, Chunk, Shape};
-use crate::config::LineSource;
+use super::throttle::Waits;
+use crate::config::{self, LineSource, OnFull};
 use crate::log_limit::LogLimit;
 use crate::telemetry::{LineDrop, OutputCounters};
 
@@ -38,19 +44,63 @@ pub struct Settings {
     pub shape: Shape,
     /// Bytes that may wait.
     pub capacity: usize,
+    /// What may wait of that while the output takes what comes and senders can wait.
+    pub steady: usize,
     /// The longest that a line waits for company.
     pub flush_interval: Duration,
-    /// Whether senders that can wait do so when it is full.
-    pub blocks: bool,
-    /// What is merged when it is full, if anything is. Then senders wait only while the
-    /// output takes what comes.
-    pub backlog: Option<Limits>,
+    /// What becomes of senders' lines when it is full.
+    pub on_full: OnFull,
+    /// What may be merged.
+    pub backlog: Limits,
+    /// Whether what was merged goes with the time that it came in.
+    pub backfill: bool,
+    /// How long everything is merged before it goes, if it is.
+    pub aggregate: Option<Duration>,
+    /// How long to rest between two parts of the backlog, where the receiver does not slow
+    /// down who sends too fast.
+    pub pause: Option<Duration>,
+    /// Whether the output is over its rate.
+    pub waits: Waits,
     /// How lines are written.
     pub encoding: Encoding,
 }
 
-/// What is taken from the backlog at once: it is queued behind nothing.
-const RESTOCK_BYTES: usize = 64 << 10;
+impl Settings {
+    /// For payloads of this shape, all else as an output has it by default.
+    #[must_use]
+    pub fn of(shape: Shape) -> Self {
+        let usual = config::Output::default();
+        Self {
+            shape,
+            capacity: usual.queue.as_usize(),
+            steady: STEADY_BYTES,
+            flush_interval: usual.flush_interval.0,
+            on_full: usual.on_full,
+            backlog: Limits {
+                contexts: usize::try_from(usual.backlog_contexts).unwrap_or(usize::MAX),
+                bytes: BACKLOG_BYTES,
+                line_bytes: shape.limit.saturating_sub(1),
+                values_bytes: VALUES_BYTES,
+                tick_seconds: 1,
+            },
+            backfill: false,
+            aggregate: None,
+            pause: None,
+            waits: Waits::default(),
+            encoding: Encoding::new(usual.format, ""),
+        }
+    }
+}
+
+/// What a backlog may hold, bytes: contexts of 300 bytes at their default number.
+const BACKLOG_BYTES: usize = 32 << 20;
+
+/// What may wait while the output takes what comes and senders can wait: enough to
+/// keep it busy, and little enough to stay in a core's cache.
+pub(super) const STEADY_BYTES: usize = 512 << 10;
+
+/// The part of the capacity that the agent's own lines may overdraw.
+const OVERDRAFT_DIVISOR: usize = 4;
 
 /// Of lines that are too long, one message in so long: they come again and again.
 const OVERSIZED_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -79,7 +129,7 @@ pub fn queue_of(
             timer_armed: false,
             debt: 0,
             withheld: 0,
-            backlog: settings.backlog.map(Backlog::new),
+            merging: Merging::new(&settings),
             closed: None,
         }),
         takes: AtomicBool::new(false),
@@ -98,6 +148,7 @@ pub fn queue_of(
         shared: Arc::clone(&shared),
         timer: None,
         is_narrow: false,
+        restocked: None,
     };
     let inlet = Inlet {
         shared,
@@ -121,73 +172,6 @@ struct Shared {
 }
 
 impl Shared {
-    /// Hands lines to the backlog, if there is one; or, unless `always`, only if there
-    /// is something in it that they must not overtake. Whether that was done.
-    fn merge(&self, lines: &[u8], count: u64, source: LineSource, always: bool) -> bool {
-        if self.settings.backlog.is_none() {
-            return false;
-        }
-        let mut state = self.lock();
-        if state.closed.is_some() || !(always || state.has_backlog()) {
-            return false;
-        }
-        let Some(backlog) = &mut state.backlog else {
-            return false;
-        };
-        let merged = backlog.merge(lines, Sender { source, id: 0 });
-        self.counters.accepted.add(count);
-        for (reason, lines) in merged.dropped.by_reason() {
-            if lines > 0 {
-                self.counters.dropped.add(reason, lines);
-            }
-        }
-        drop(state);
-        self.wake.notify_one();
-        true
-    }
-
-    /// Moves a chunk's worth of the backlog behind what is queued, where nothing is that
-    /// could go before.
-    fn restock(&self, state: &mut State) -> Appended {
-        let mut done = Appended::default();
-        let Some(backlog) = &mut state.backlog else {
-            return done;
-        };
-        if backlog.is_empty() || !state.full.is_empty() || state.tail.has_sealed() {
-            return done;
-        }
-        let (mut lines, mut runs) = (Vec::new(), Vec::new());
-        let given = backlog.drain(RESTOCK_BYTES, &mut lines, |run| runs.push(run));
-        self.counters.merged.add(given.merged_away);
-        let mut rest = &*lines;
-        for run in runs {
-            let Some((text, after)) = rest.split_at_checked(run.bytes) else {
-                break;
-            };
-            rest = after;
-            let mut encoded = Vec::new();
-            let (text, count) = if self.settings.encoding.is_identity() {
-                (text, run.lines)
-            } else {
-                let outcome = self
-                    .settings
-                    .encoding
-                    .encode(text, run.source, &mut encoded);
-                self.counters.dropped.add(LineDrop::Format, outcome.dropped);
-                // One line may become several.
-                let more = (outcome.lines + outcome.dropped).saturating_sub(run.lines);
-                self.counters.accepted.add(more);
-                (&*encoded, outcome.lines)
-            };
-            let part = state.append(self.settings.shape, text, count);
-            done.bytes += part.bytes;
-            done.oversized += part.oversized;
-            done.longest_oversized = done.longest_oversized.max(part.longest_oversized);
-        }
-        state.debt += done.bytes - self.room.forget_permits(done.bytes);
-        done
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic of another holder leaves whole lines behind at worst once more.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -196,7 +180,9 @@ impl Shared {
     /// Counts lines that no payload can hold, and says so.
     fn drop_oversized(&self, appended: Appended) {
         let lines = appended.oversized;
-        self.counters.dropped.add(LineDrop::Oversized, lines);
+        // The longest of them stands for all.
+        let bytes = appended.longest_oversized * usize::try_from(lines).unwrap_or(1);
+        self.counters.drop_lines(LineDrop::Oversized, lines, bytes);
         if let Some(suppressed) = self.oversized_log.permit_of(lines) {
             warn!(
                 output = %self.output,
@@ -224,20 +210,12 @@ struct State {
     debt: usize,
     /// Permits that are to be kept back as they come free.
     withheld: usize,
-    /// What found no room, and what came behind that: while anything is in it, all
-    /// lines go there, so that none overtakes an older one of its context.
-    backlog: Option<Backlog>,
+    merging: Merging,
     /// Why nothing more is taken.
     closed: Option<LineDrop>,
 }
 
 impl State {
-    fn has_backlog(&self) -> bool {
-        self.backlog
-            .as_ref()
-            .is_some_and(|backlog| !backlog.is_empty())
-    }
-
     fn fresh_tail(&mut self, shape: Shape) -> Chunk {
         let fresh = self.spare.pop().unwrap_or_else(|| Chunk::new(shape));
         std::mem::replace(&mut self.tail, fresh)
@@ -251,11 +229,7 @@ impl State {
                 let chunk = self.fresh_tail(shape);
                 self.full.push_back(chunk);
             }
-            let part = self.tail.append(&mut lines, &mut count);
-            done.bytes += part.bytes;
-            done.oversized += part.oversized;
-            done.longest_oversized = done.longest_oversized.max(part.longest_oversized);
-            done.begun |= part.begun;
+            done.add(self.tail.append(&mut lines, &mut count));
         }
         if !self.tail.has_open() {
             self.open_since = None;

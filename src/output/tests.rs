@@ -1,9 +1,13 @@
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::transport::SendError;
 use super::*;
 use crate::config::{Burst, ByteRate, ByteSize, LineSource};
+use crate::telemetry::OutputError;
+
+const TICK: Duration = Duration::from_secs(10);
 
 fn settings(address: &str) -> config::Output {
     config::Output {
@@ -18,6 +22,7 @@ async fn attempts_become_rare_and_what_waits_is_held() {
     let (inlet, output) = Output::new(
         &settings("unixstream:///no/such/socket"),
         "",
+        TICK,
         Arc::clone(&counters),
     );
     inlet.offer(b"a:1|c\n");
@@ -37,7 +42,7 @@ async fn a_receiver_that_closes_each_connection_is_asked_ever_more_rarely() {
     let path = dir.path().join("x.socket");
     let listener = UnixListener::bind(&path).unwrap();
     let address = format!("unixstream://{}", path.display());
-    let (inlet, output) = Output::new(&settings(&address), "", Arc::default());
+    let (inlet, output) = Output::new(&settings(&address), "", TICK, Arc::default());
     let abandon = CancellationToken::new();
     let run = tokio::spawn(output.run(abandon.clone()));
     drop(listener.accept().await.unwrap());
@@ -70,7 +75,7 @@ fn senders_are_asked_to_wait_unless_the_output_drops() {
             on_full,
             ..settings("udp://127.0.0.1:1")
         };
-        let (inlet, _output) = Output::new(&config, "", Arc::default());
+        let (inlet, _output) = Output::new(&config, "", TICK, Arc::default());
         assert_eq!(inlet.for_source(LineSource::Listeners).blocks(), blocks);
     }
 }
@@ -90,7 +95,7 @@ async fn a_stream_gets_no_more_than_rate_and_burst_and_all_of_it_in_the_end() {
         ..settings(&format!("unixstream://{}", path.display()))
     };
     let counters = Arc::default();
-    let (inlet, output) = Output::new(&config, "", Arc::clone(&counters));
+    let (inlet, output) = Output::new(&config, "", TICK, Arc::clone(&counters));
     for _ in 0..LINES {
         inlet.offer(LINE);
     }
@@ -116,27 +121,50 @@ async fn a_stream_gets_no_more_than_rate_and_burst_and_all_of_it_in_the_end() {
     assert!(counters.throttled_us.get() > 1_000_000);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_output_held_to_its_rate_lets_senders_fill_its_queue() {
+/// An output held to 2 KiB/s with much to send, after ten seconds of it.
+async fn held_to_its_rate(on_full: OnFull) -> Inlet {
     let receiver = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let config = config::Output {
         rate: ByteRate(Some(ByteSize::kib(2))),
         queue: ByteSize::mib(1),
+        on_full,
         ..settings(&format!("udp://{}", receiver.local_addr().unwrap()))
     };
-    let (inlet, output) = Output::new(&config, "", Arc::default());
+    let (inlet, output) = Output::new(&config, "", TICK, Arc::default());
     let inlet = inlet.for_source(LineSource::Listeners);
-    let abandon = CancellationToken::new();
-    let run = tokio::spawn(output.run(abandon.clone()));
-    // Once it takes what comes, senders are held to half a MiB.
+    let health = Arc::<Health>::default();
+    let telling = output.telling(Arc::clone(&health));
+    tokio::spawn(async move {
+        let _receiver = receiver;
+        telling.run(CancellationToken::new()).await
+    });
     inlet.offer(b"a:1|c\n");
     sleep(Duration::from_secs(10)).await;
-    assert!(inlet.try_reserve(768 << 10).is_none());
+    assert!(
+        inlet.try_reserve(768 << 10).is_none(),
+        "it takes what comes"
+    );
     for _ in 0..100 {
         inlet.offer(&[&[b'x'; 1_000][..], b":1|c\n"].concat());
     }
     sleep(Duration::from_secs(10)).await;
+    assert!(
+        health.well_for(Duration::ZERO),
+        "it waits for its rate alone"
+    );
+    inlet
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_output_held_to_its_rate_lets_senders_that_wait_fill_its_queue() {
+    let inlet = held_to_its_rate(OnFull::Block).await;
     assert!(inlet.try_reserve(768 << 10).is_some());
-    abandon.cancel();
-    run.await.unwrap();
+    assert!(inlet.blocks());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_output_held_to_its_rate_merges_soon_and_lets_nobody_wait() {
+    let inlet = held_to_its_rate(OnFull::Merge).await;
+    assert!(inlet.try_reserve(LEAST_STEADY_BYTES).is_none());
+    assert!(!inlet.blocks());
 }

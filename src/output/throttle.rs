@@ -9,6 +9,8 @@
 //! timers tick in milliseconds: a burst of less than some 5 ms of the rate keeps below it.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use governor::clock::Clock;
@@ -47,7 +49,28 @@ type Limiter = RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware
 
 /// What holds an output to its rate; by default nothing does.
 #[derive(Debug, Default)]
-pub struct Throttle(Option<Limit>);
+pub struct Throttle {
+    limit: Option<Limit>,
+    waits: Waits,
+}
+
+/// Whether an output is over its rate: its payloads have to wait.
+#[derive(Clone, Debug, Default)]
+pub struct Waits(Arc<AtomicBool>);
+
+impl Waits {
+    /// Whether the last payload had to wait, or waits now.
+    #[must_use]
+    pub fn now(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, waits: bool) {
+        if self.now() != waits {
+            self.0.store(waits, Ordering::Relaxed);
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Limit {
@@ -70,7 +93,7 @@ impl Throttle {
         let burst = u32::try_from(config.burst_bytes()).unwrap_or(u32::MAX);
         let most = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::with_period(Duration::from_nanos(period));
-        Self(quota.map(|quota| {
+        let limit = quota.map(|quota| {
             let clock = RuntimeClock {
                 started: Instant::now(),
             };
@@ -79,21 +102,33 @@ impl Throttle {
                 most,
                 paid: 0,
             }
-        }))
+        });
+        Self {
+            limit,
+            waits: Waits::default(),
+        }
+    }
+
+    /// What tells whether the output is over its rate.
+    #[must_use]
+    pub fn waits(&self) -> Waits {
+        self.waits.clone()
     }
 
     /// Whether there is a rate to hold.
     #[must_use]
     pub const fn holds(&self) -> bool {
-        self.0.is_some()
+        self.limit.is_some()
     }
 
     /// Waits until `bytes` may go, and counts the wait.
     pub async fn ready(&mut self, bytes: usize, counters: &OutputCounters) {
-        let Some(limit) = &mut self.0 else {
+        let Some(limit) = &mut self.limit else {
             return;
         };
-        if limit.pay(bytes).is_none() {
+        let is_over = limit.pay(bytes).is_some();
+        self.waits.set(is_over);
+        if !is_over {
             return;
         }
         let since = Instant::now();
@@ -108,7 +143,7 @@ impl Throttle {
 
     /// Notes that `bytes` went.
     pub const fn went(&mut self, bytes: usize) {
-        if let Some(limit) = &mut self.0 {
+        if let Some(limit) = &mut self.limit {
             limit.paid = limit.paid.saturating_sub(bytes);
         }
     }

@@ -6,25 +6,30 @@
 //! goes on at the payload that was cut, and nowhere else.
 
 mod connect;
+mod datagram;
+mod outq;
 mod stdout;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod unread;
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixDatagram, UnixStream};
 use tokio::time::sleep;
 
 pub use self::connect::ConnectError;
+pub use self::datagram::Datagrams;
+pub use self::stream::Stream;
 pub use self::udp::Udp;
 use super::own::OwnListeners;
 use super::payload::{Chunk, Passed};
 use super::throttle::Throttle;
-use crate::address::Address;
+use crate::address::{Address, FileStamp};
 use crate::telemetry::OutputCounters;
 
 /// How long to wait when the kernel is out of memory for datagrams (`ENOBUFS`),
@@ -37,9 +42,9 @@ pub enum SendError {
     /// The next payload is larger than the transport takes. The connection is good.
     #[error("the payload is too large for the transport: lower max_payload")]
     TooLarge,
-    /// An earlier datagram was refused (UDP). The connection is good.
+    /// The last datagram was refused (UDP), and is the next one again.
     #[error("nobody listens there")]
-    Refused,
+    Refused(#[source] io::Error),
     /// The connection is lost; another may be made.
     #[error("the connection is lost")]
     Lost(#[source] io::Error),
@@ -48,19 +53,25 @@ pub enum SendError {
     Gone,
 }
 
-/// A connection.
+/// By what a connection goes.
 #[derive(Debug)]
-pub enum Transport {
+enum Socket {
     /// `udp://`
     Udp(Udp),
     /// `unixgram://`
-    UnixDatagram(UnixDatagram),
-    /// `unixstream://`
-    UnixStream(UnixStream),
-    /// `tcp://`
-    Tcp(TcpStream),
+    Unixgram(Datagrams),
+    /// `unixstream://`, `tcp://`
+    Stream(Stream),
     /// `stdout:`
     Stdout,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Transport {
+    socket: Socket,
+    /// The socket file that it goes by, as it was before it was connected to.
+    file: Option<FileStamp>,
 }
 
 impl Transport {
@@ -70,21 +81,33 @@ impl Transport {
     ///
     /// When the name is not known, nobody answers in time, or it would be `own`.
     pub async fn connect(address: &Address, own: &OwnListeners) -> Result<Self, ConnectError> {
-        match address {
-            Address::Udp(end) => Udp::connect(end, own.udp()).await.map(Self::Udp),
-            Address::Tcp(end) => connect::tcp(end, own.tcp()).await.map(Self::Tcp),
-            Address::UnixDatagram(path) => connect::unix_datagram(path).map(Self::UnixDatagram),
-            Address::UnixStream(path) => connect::unix_stream(path).await.map(Self::UnixStream),
+        let file = address.path().and_then(|path| FileStamp::of(path).ok());
+        let socket = match address {
+            Address::Udp(end) => Udp::connect(end, own.udp()).await.map(Socket::Udp),
+            Address::Tcp(end) => connect::tcp(end, own.tcp()).await.map(Socket::Stream),
+            Address::UnixDatagram(path) => connect::unix_datagram(path).map(Socket::Unixgram),
+            Address::UnixStream(path) => connect::unix_stream(path).await.map(Socket::Stream),
             Address::Unix(path) => match connect::unix_datagram(path) {
                 Err(ConnectError::Connect { source, .. })
                     if Errno::from_io_error(&source) == Some(Errno::PROTOTYPE) =>
                 {
-                    connect::unix_stream(path).await.map(Self::UnixStream)
+                    connect::unix_stream(path).await.map(Socket::Stream)
                 }
-                outcome => outcome.map(Self::UnixDatagram),
+                outcome => outcome.map(Socket::Unixgram),
             },
-            Address::Stdout => Ok(Self::Stdout),
+            Address::Stdout => Ok(Socket::Stdout),
+        };
+        socket.map(|socket| Self { socket, file })
+    }
+
+    /// The same, that is to show with its first payload that somebody listens, where that
+    /// does not show before.
+    #[must_use]
+    pub const fn on_trial(mut self) -> Self {
+        if let Socket::Udp(udp) = &mut self.socket {
+            udp.is_on_trial = true;
         }
+        self
     }
 
     /// Sends what is left of `chunk` and counts it, waiting for the rate that `throttle`
@@ -100,83 +123,80 @@ impl Transport {
         throttle: &mut Throttle,
         counters: &OutputCounters,
     ) -> Result<(), SendError> {
-        match self {
-            Self::Udp(udp) => udp.send(chunk, throttle, counters).await?,
-            Self::UnixDatagram(socket) => {
-                while let Some(payload) = chunk.next_payload() {
-                    throttle.ready(payload.len(), counters).await;
-                    match socket.send(payload).await {
-                        Ok(bytes) => {
-                            throttle.went(bytes);
-                            count(counters, chunk.pass_payload());
-                        }
-                        Err(error) => consider(error).await?,
-                    }
-                }
-            }
-            Self::UnixStream(stream) => write(stream, chunk, throttle, counters).await?,
-            Self::Tcp(stream) => write(stream, chunk, throttle, counters).await?,
-            Self::Stdout => stdout::print(chunk, throttle, counters).await?,
+        match &mut self.socket {
+            Socket::Udp(udp) => udp.send(chunk, throttle, counters).await,
+            Socket::Unixgram(datagrams) => datagrams.send(chunk, throttle, counters).await,
+            Socket::Stream(stream) => stream.send(chunk, throttle, counters).await,
+            Socket::Stdout => stdout::print(chunk, throttle, counters).await,
         }
-        Ok(())
     }
 
     /// Waits until the receiver closes its end, where that shows; what it says is
     /// discarded.
     pub async fn closed(&mut self) -> io::Error {
-        match self {
-            Self::UnixStream(stream) => loop {
-                let outcome = match stream.readable().await {
-                    Ok(()) => stream.try_read(&mut [0; 1024]),
-                    Err(error) => Err(error),
-                };
-                if let Some(error) = hung_up(outcome) {
-                    return error;
-                }
-            },
-            Self::Tcp(stream) => loop {
-                let outcome = match stream.readable().await {
-                    Ok(()) => stream.try_read(&mut [0; 1024]),
-                    Err(error) => Err(error),
-                };
-                if let Some(error) = hung_up(outcome) {
-                    return error;
-                }
-            },
-            Self::Udp(_) | Self::UnixDatagram(_) | Self::Stdout => std::future::pending().await,
+        match &mut self.socket {
+            Socket::Stream(stream) => stream.closed().await,
+            Socket::Udp(_) | Socket::Unixgram(_) | Socket::Stdout => std::future::pending().await,
         }
     }
 
-    /// Takes the next of a UDP receiver's addresses, after a refusal. Does nothing
-    /// where there is no other.
+    /// Asks whether a unix receiver is still who stands at its path, and lives: to be
+    /// called now and then. `None` while all is well.
+    pub fn look(&mut self, path: &Path) -> Option<Changed> {
+        // While there is no file, whoever was connected to is still there.
+        if let Ok(file) = FileStamp::of(path)
+            && self.file.replace(file).is_some_and(|before| before != file)
+        {
+            return Some(Changed::Replaced);
+        }
+        match &mut self.socket {
+            Socket::Stream(stream) => {
+                stream.look();
+                None
+            }
+            Socket::Unixgram(datagrams) => datagrams.look(path).map(Changed::Dead),
+            Socket::Udp(_) | Socket::Stdout => None,
+        }
+    }
+
+    /// Lines that went and that the receiver may not have read: it is gone, as `error`
+    /// tells, or has been left for another.
+    #[must_use]
+    pub fn lines_at_risk(&self, error: Option<&io::Error>) -> u64 {
+        match &self.socket {
+            Socket::Stream(stream) => stream.lines_at_risk(error),
+            Socket::Unixgram(datagrams) => datagrams.lines_at_risk(),
+            Socket::Udp(_) | Socket::Stdout => 0,
+        }
+    }
+
+    /// Takes the next of a UDP receiver's addresses, after a refusal. Says whether there
+    /// was one that has not refused too.
     ///
     /// # Errors
     ///
     /// [`SendError::Lost`] when that address can't be used.
-    pub async fn next_address(&mut self) -> Result<(), SendError> {
-        match self {
-            Self::Udp(udp) => udp.next_address().await.map_err(SendError::Lost),
-            _ => Ok(()),
+    pub async fn next_address(&mut self) -> Result<bool, SendError> {
+        match &mut self.socket {
+            Socket::Udp(udp) => udp.next_address().await.map_err(SendError::Lost),
+            _ => Ok(false),
         }
     }
+}
+
+/// What a look at a receiver showed.
+#[derive(Debug)]
+pub enum Changed {
+    /// Another stands at its path.
+    Replaced,
+    /// It is gone.
+    Dead(io::Error),
 }
 
 fn count(counters: &OutputCounters, passed: Passed) {
     counters.sent.add(passed.lines);
     counters.payloads.add(passed.payloads);
     counters.bytes.add(passed.bytes);
-}
-
-fn hung_up(outcome: io::Result<usize>) -> Option<io::Error> {
-    match outcome {
-        Ok(0) => Some(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the receiver closed the connection",
-        )),
-        Ok(_) => None,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-        Err(error) => Some(error),
-    }
 }
 
 /// What an error of a datagram socket means for the payload: try again
@@ -201,26 +221,4 @@ fn next_part<'a>(chunk: &'a Chunk, throttle: &Throttle) -> &'a [u8] {
     } else {
         chunk.unwritten()
     }
-}
-
-async fn write(
-    stream: &mut (impl AsyncWriteExt + Unpin),
-    chunk: &mut Chunk,
-    throttle: &mut Throttle,
-    counters: &OutputCounters,
-) -> Result<(), SendError> {
-    while !chunk.unwritten().is_empty() {
-        let part = next_part(chunk, throttle);
-        throttle.ready(part.len(), counters).await;
-        match stream.write(part).await {
-            Ok(0) => return Err(SendError::Lost(io::ErrorKind::WriteZero.into())),
-            Ok(bytes) => {
-                throttle.went(bytes);
-                count(counters, chunk.wrote(bytes));
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(SendError::Lost(error)),
-        }
-    }
-    Ok(())
 }

@@ -11,7 +11,7 @@ use foldhash::fast::RandomState;
 
 use super::namespace::Namespace;
 use super::pace::Pace;
-use super::{own, text};
+use super::{clients, own, text};
 use crate::output::Fanout;
 
 /// The longest line of packed values, its newline included, so that it fits any
@@ -71,6 +71,8 @@ where
 #[derive(Debug)]
 pub(super) struct Lane {
     own: StatsdClient,
+    /// For what Datadog's dashboards read, which tell by its tags what it is.
+    dogstatsd: Option<StatsdClient>,
     namespaces: HashMap<Option<Arc<str>>, Namespace, RandomState>,
     sink: Sink,
     prefix: String,
@@ -103,8 +105,14 @@ impl Lane {
             })),
             pace: None,
         };
+        let dogstatsd = has_tags.then(|| {
+            let mut tags = tags.to_vec();
+            tags.extend(clients::TAGS.map(str::to_owned));
+            client(clients::PREFIX, &tags, sink.clone())
+        });
         Self {
             own: client(own::PREFIX, tags, sink.clone()),
+            dogstatsd,
             namespaces: HashMap::default(),
             sink,
             prefix: text::clean_name(prefix),
@@ -155,6 +163,13 @@ impl Lane {
 
     pub(super) fn own_count(&self, name: &str, tags: &[(&str, &str)], delta: u64) {
         send_tagged(self.own.count_with_tags(name, delta), tags);
+    }
+
+    /// Sends it if the outputs carry tags.
+    pub(super) fn client_count(&self, name: &str, tags: &[(&str, &str)], delta: u64) {
+        if let Some(client) = &self.dogstatsd {
+            send_tagged(client.count_with_tags(name, delta), tags);
+        }
     }
 }
 

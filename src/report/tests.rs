@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::config::Format;
+use crate::config::{Format, OnFull};
 use crate::flow::ConnectionState::{self, Closing, Open, Opening};
 use crate::flow::{Direction, Protocol, Traffic};
 use crate::hosts::select::{HostActivity, Row};
@@ -14,6 +14,7 @@ use crate::tally::Activity;
 use crate::telemetry::{CollectorCounters, OutputCounters};
 
 mod activities;
+mod clients;
 mod connections;
 mod durations;
 mod namespaces;
@@ -26,15 +27,13 @@ const TICK: Duration = Duration::from_secs(10);
 /// One output of the lane: what the reporter writes to, and what comes out.
 fn output(format: Format, limit: usize) -> (Fanout, Outlet) {
     let settings = queue::Settings {
-        shape: Shape {
+        capacity: 64 << 20,
+        on_full: OnFull::Drop,
+        encoding: Encoding::new(format, ""),
+        ..queue::Settings::of(Shape {
             limit,
             delimiter: Delimiter::Newline,
-        },
-        capacity: 64 << 20,
-        flush_interval: Duration::from_millis(100),
-        blocks: false,
-        backlog: None,
-        encoding: Encoding::new(format, ""),
+        })
     };
     let (inlet, outlet) = queue::queue(settings, Arc::new(OutputCounters::default()));
     (Fanout::new(vec![inlet]), outlet)

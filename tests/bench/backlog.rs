@@ -1,7 +1,7 @@
 //! What merging a line into the backlog costs, and giving it back.
 
 use conntally::config::LineSource;
-use conntally::output::backlog::{Backlog, Limits, Sender};
+use conntally::output::backlog::{Backlog, Limits, OWN, Portion, Sender, VALUES_BYTES};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 
@@ -11,7 +11,7 @@ fn main() {
 
 const FROM: Sender = Sender {
     source: LineSource::Listeners,
-    id: 1,
+    id: OWN,
 };
 
 /// Lines of 120 bytes and 6 tags, of as many contexts.
@@ -34,8 +34,10 @@ fn filled(lines: &[u8]) -> Backlog {
         contexts: 200_000,
         bytes: 256 << 20,
         line_bytes: 8 << 10,
+        values_bytes: VALUES_BYTES,
+        tick_seconds: 10,
     });
-    backlog.merge(lines, FROM);
+    backlog.merge(lines, FROM, None);
     backlog
 }
 
@@ -47,7 +49,7 @@ fn merge_into_what_is_held(bencher: Bencher<'_, '_>, contexts: usize) {
     let mut backlog = filled(&lines);
     bencher
         .counter(ItemsCount::new(contexts))
-        .bench_local(|| backlog.merge(black_box(&lines), FROM));
+        .bench_local(|| backlog.merge(black_box(&lines), FROM, None));
 }
 
 #[divan::bench(args = CONTEXTS)]
@@ -65,14 +67,14 @@ fn drain(bencher: Bencher<'_, '_>, contexts: usize) {
         .counter(ItemsCount::new(contexts))
         .with_inputs(|| {
             let mut backlog = filled(&lines);
-            backlog.merge(&lines, FROM);
+            backlog.merge(&lines, FROM, None);
             backlog
         })
         .bench_local_values(|mut backlog| {
             let mut to = Vec::with_capacity(64 << 10);
             while !backlog.is_empty() {
                 to.clear();
-                backlog.drain(32 << 10, &mut to, |_| {});
+                backlog.drain(Portion::of_bytes(32 << 10), &mut to, |_| false, |_| {});
             }
             to
         });

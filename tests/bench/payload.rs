@@ -2,9 +2,9 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
-use conntally::config::{Format, LineSource};
+use conntally::config::{Format, LineSource, OnFull};
+use conntally::output::backlog::OWN;
 use conntally::output::format::Encoding;
 use conntally::output::payload::{Chunk, Delimiter, Shape};
 use conntally::output::queue::{Inlet, Outlet, Settings, queue};
@@ -42,12 +42,10 @@ fn shape(delimiter: Delimiter) -> Shape {
 
 fn ends(format: Format, delimiter: Delimiter) -> (Inlet, Outlet) {
     let settings = Settings {
-        shape: shape(delimiter),
         capacity: 4 << 20,
-        flush_interval: Duration::from_millis(100),
-        blocks: true,
-        backlog: None,
+        on_full: OnFull::Block,
         encoding: Encoding::new(format, ""),
+        ..Settings::of(shape(delimiter))
     };
     let (inlet, outlet) = queue(settings, Arc::new(OutputCounters::default()));
     (inlet.for_source(LineSource::Listeners), outlet)
@@ -129,7 +127,7 @@ fn through_the_queue(bencher: Bencher<'_, '_>, lines: &[u8], count: u64, ends: (
         .counter(BytesCount::of_slice(lines))
         .bench_local(|| {
             if let Some(mut room) = inlet.try_reserve(lines.len() + 64) {
-                room.push(black_box(lines), count);
+                room.push(black_box(lines), count, OWN);
             }
             turn += 1;
             if turn.is_multiple_of(32) {

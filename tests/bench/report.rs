@@ -4,15 +4,13 @@
 use std::io::Write as _;
 use std::slice;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cadence::prelude::*;
 use cadence::{NopMetricSink, StatsdClient};
-use conntally::config::{self, Format};
+use conntally::config::{self, OnFull};
 use conntally::flow::{ConnectionState, Direction, Protocol, Traffic};
 use conntally::hosts::select::{HostActivity, Row, Selection};
 use conntally::output::Fanout;
-use conntally::output::format::Encoding;
 use conntally::output::payload::{Delimiter, Shape};
 use conntally::output::queue::{self, Outlet};
 use conntally::report::{Process, Reporter, Snapshot};
@@ -89,15 +87,12 @@ fn activities(durations: u16) -> Vec<HostActivity> {
 
 fn output() -> (Fanout, Outlet) {
     let settings = queue::Settings {
-        shape: Shape {
+        capacity: 64 << 20,
+        on_full: OnFull::Drop,
+        ..queue::Settings::of(Shape {
             limit: 8192,
             delimiter: Delimiter::LengthPrefix,
-        },
-        capacity: 64 << 20,
-        flush_interval: Duration::from_millis(100),
-        blocks: false,
-        backlog: None,
-        encoding: Encoding::new(Format::Dogstatsd, ""),
+        })
     };
     let (inlet, outlet) = queue::queue(settings, Arc::new(OutputCounters::default()));
     (Fanout::new(vec![inlet]), outlet)

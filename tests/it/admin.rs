@@ -3,64 +3,16 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::time::Duration;
 
+use crate::support::admin::{ask, read, send};
+use crate::support::collector::{ROWS, Rig, ended};
+use crate::support::daemon::{Program, binary, clean, configuration, daemon};
+use crate::support::netns::eventually;
 use conntally::admin::{Admin, Limits};
 use conntally::config::{Config, SourceChoice};
 use conntally::flow::{End, Failure};
 use conntally::telemetry::AdminRefusal;
-use serde_json::Value;
-
-use crate::support::collector::{ROWS, Rig, ended};
-use crate::support::daemon::{Program, binary, clean, configuration, daemon};
-use crate::support::netns::eventually;
-
-/// Answers of the admin socket.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    head: String,
-    lines: Vec<Value>,
-}
-
-impl Answer {
-    fn last(&self) -> &Value {
-        self.lines.last().unwrap()
-    }
-
-    fn of_type(&self, name: &str) -> Vec<&Value> {
-        let is_it = |line: &&Value| line["type"] == name;
-        self.lines.iter().filter(is_it).collect()
-    }
-}
-
-fn read(mut stream: UnixStream) -> Answer {
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    Answer {
-        status: head.split(' ').nth(1).unwrap().parse().unwrap(),
-        head: head.to_ascii_lowercase(),
-        lines: body
-            .lines()
-            .map(|line| {
-                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
-            })
-            .collect(),
-    }
-}
-
-/// By HTTP/1.0, whose bodies come without frames.
-fn send(socket: &Path, method: &str, target: &str) -> UnixStream {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    write!(stream, "{method} {target} HTTP/1.0\r\n\r\n").unwrap();
-    stream
-}
-
-fn ask(socket: &Path, method: &str, target: &str) -> Answer {
-    read(send(socket, method, target))
-}
 
 /// This host's sockets: to be read by anybody.
 fn sockets() -> Config {

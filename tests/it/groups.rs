@@ -287,7 +287,7 @@ fn senders_who_wait_for_an_output_that_is_stuck_go_on_with_the_next() {
     let second = Receiver::start("unixstream", &directory.join("second"));
     let outputs = [&first, &second].map(|receiver| {
         format!(
-            "[[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\ngroup = \"pair\"\nqueue = \"64KiB\"\n",
+            "[[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\ngroup = \"pair\"\nqueue = \"64KiB\"\non_full = \"block\"\n",
             receiver.address
         )
     });

@@ -11,10 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conntally::address::Address;
-use conntally::config::{self, Format, LineSource, OriginChoice};
+use conntally::config::{self, LineSource, OnFull, OriginChoice};
 use conntally::listen::{Listener, Tracker};
 use conntally::output::Fanout;
-use conntally::output::format::Encoding;
 use conntally::output::payload::{Delimiter, Shape, count_lines};
 use conntally::output::queue::{Outlet, Settings, queue};
 use conntally::telemetry::{ListenerCounters, OutputCounters};
@@ -61,15 +60,13 @@ impl Rig {
         let listener = Listener::bind(&config).await.unwrap();
         let output = Arc::new(OutputCounters::default());
         let settings = Settings {
-            shape: Shape {
-                limit: 8 << 10,
-                delimiter: Delimiter::Newline,
-            },
             capacity: QUEUE_BYTES,
             flush_interval: Duration::from_millis(1),
-            blocks: true,
-            backlog: None,
-            encoding: Encoding::new(Format::Dogstatsd, ""),
+            on_full: OnFull::Block,
+            ..Settings::of(Shape {
+                limit: 8 << 10,
+                delimiter: Delimiter::Newline,
+            })
         };
         let (inlet, outlet) = queue(settings, Arc::clone(&output));
         let fanout = Fanout::new(vec![inlet.for_source(LineSource::Listeners)]);

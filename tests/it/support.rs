@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod admin;
 pub(crate) mod clients;
 pub(crate) mod collector;
 pub(crate) mod counted;

@@ -1,9 +1,12 @@
 //! One context, or one line that never merges: what it holds, what it takes in,
 //! what it is written as.
 
+use std::io::Write as _;
+
 use foldhash::fast::RandomState;
 
-use super::line::{Line, fields, texts};
+use super::Rules;
+use super::line::{Context, Line, Tick, fields, texts};
 use super::members::{MEMBER_BYTES, Members};
 use super::slots::Links;
 use super::sum::{Sum, write_number};
@@ -65,6 +68,8 @@ pub(super) struct Entry {
     pub(super) kind: MetricKind,
     pub(super) source: LineSource,
     pub(super) sender: u32,
+    /// The last of its period that a line came in.
+    pub(super) tick: Option<Tick>,
     /// Among all, by age.
     pub(super) queue: Links,
     /// Among its sender's, by age.
@@ -78,6 +83,7 @@ impl Entry {
         entry.hash = line.hash;
         entry.state = State::Whole;
         entry.kind = line.kind;
+        entry.tick = line.tick;
         entry.place(line)?;
         Some(entry)
     }
@@ -94,6 +100,7 @@ impl Entry {
             kind: MetricKind::Count,
             source,
             sender: 0,
+            tick: None,
             queue: Links::default(),
             own: Links::default(),
         }
@@ -133,9 +140,14 @@ impl Entry {
         rate.and_then(parse_number).unwrap_or(1.0)
     }
 
-    /// Whether this line is of its context.
-    pub(super) fn takes(&self, line: &Line<'_>) -> bool {
-        line.is_of(self.source, self.kind, (self.name(), self.fields()))
+    /// What the lines of its context have in common.
+    pub(super) fn context_of(&self) -> Context<'_> {
+        Context {
+            source: self.source,
+            kind: self.kind,
+            name: self.name(),
+            fields: self.fields(),
+        }
     }
 
     /// Bytes that it takes outside the slot it lies in.
@@ -149,23 +161,29 @@ impl Entry {
         allocated(self.text.len()) + state
     }
 
+    /// How long what it would be written as is, about.
+    pub(super) fn text_bytes(&self) -> usize {
+        let values = match &self.state {
+            State::Values(values) => values.len(),
+            State::Set(members) => members.bytes(),
+            _ => 0,
+        };
+        self.text.len() + values
+    }
+
     /// The most that [`Entry::bytes`] can be when it has taken in this line of its
     /// context.
     ///
     /// # Errors
     /// If it can't take it in however much room there is.
-    pub(super) fn bytes_with(
-        &self,
-        line: &Line<'_>,
-        hasher: &RandomState,
-    ) -> Result<usize, LineDrop> {
+    pub(super) fn bytes_with(&self, line: &Line<'_>, rules: &Rules) -> Result<usize, LineDrop> {
         let text = allocated(self.text.len());
         Ok(match (&self.state, self.kind) {
             (State::Alone, _) | (_, MetricKind::Count) => text,
             (_, MetricKind::Gauge) if line.is_signed() => text + signed_bytes(line.values.len()),
             (_, MetricKind::Gauge) => allocated(line.text.len()),
             (State::Set(members), _) => {
-                let members = if members.contains(line.values, hasher) {
+                let members = if members.contains(line.values, &rules.hasher) {
                     members.bytes()
                 } else if members.is_full() {
                     return Err(LineDrop::BacklogSet);
@@ -186,7 +204,8 @@ impl Entry {
             }
             _ => {
                 let more = self.values().len() + line.values.len() + 1;
-                text + allocated(size_of::<Values>()) + Values::new().bytes_with(more)
+                text + allocated(size_of::<Values>())
+                    + Values::new(rules.values_bytes).bytes_with(more)
             }
         })
     }
@@ -197,7 +216,7 @@ impl Entry {
         &mut self,
         line: &Line<'_>,
         has_room: bool,
-        hasher: &RandomState,
+        rules: &Rules,
         coin: &mut Coin,
     ) -> Taken {
         let taken = match self.kind {
@@ -205,11 +224,11 @@ impl Entry {
             MetricKind::Gauge if line.is_signed() => self.change(line),
             MetricKind::Gauge => self.replace(line),
             MetricKind::Set => {
-                self.unite(line, hasher);
+                self.unite(line, &rules.hasher);
                 Some(())
             }
             MetricKind::Histogram | MetricKind::Timing | MetricKind::Distribution => {
-                self.pack(line, has_room, coin);
+                self.pack(line, has_room, rules.values_bytes, coin);
                 Some(())
             }
         };
@@ -217,14 +236,41 @@ impl Entry {
             return Taken::No;
         }
         self.lines += 1;
+        self.tick = self.tick.max(line.tick);
         Taken::Yes
     }
 
+    /// What it and a younger entry of its context come to, of counts or of gauges with a
+    /// tick. `None` if that is no number.
+    pub(super) fn united(&self, younger: &Self) -> Option<State> {
+        Some(match self.kind {
+            MetricKind::Count => State::Count(self.sum()?.plus(younger.sum()?)?),
+            _ => State::Whole,
+        })
+    }
+
+    /// Takes in a younger entry of its context, with which it comes to this.
+    pub(super) fn unite_with(&mut self, younger: Self, united: State) {
+        self.state = united;
+        if self.kind == MetricKind::Gauge {
+            self.text = younger.text;
+            self.name_bytes = younger.name_bytes;
+            self.fields_at = younger.fields_at;
+        }
+        self.lines += younger.lines;
+        self.tick = self.tick.max(younger.tick);
+    }
+
+    /// What a count's lines come to.
+    fn sum(&self) -> Option<Sum> {
+        match self.state {
+            State::Count(sum) => Some(sum),
+            _ => Sum::of(texts(self.values()), self.rate()),
+        }
+    }
+
     fn add(&mut self, line: &Line<'_>) -> Option<()> {
-        let before = match self.state {
-            State::Count(sum) => sum,
-            _ => Sum::of(texts(self.values()), self.rate())?,
-        };
+        let before = self.sum()?;
         self.state = State::Count(before.plus(Sum::of(line.texts(), line.rate)?)?);
         Some(())
     }
@@ -281,9 +327,9 @@ impl Entry {
         }
     }
 
-    fn pack(&mut self, line: &Line<'_>, has_room: bool, coin: &mut Coin) {
+    fn pack(&mut self, line: &Line<'_>, has_room: bool, most_bytes: usize, coin: &mut Coin) {
         if !matches!(self.state, State::Values(_)) {
-            let mut values = Values::new();
+            let mut values = Values::new(most_bytes);
             for value in texts(self.values()) {
                 values.push(value, usize::MAX, coin);
             }
@@ -297,15 +343,20 @@ impl Entry {
         }
     }
 
-    /// Writes what it holds, until `room` bytes are written or all is: returns how
-    /// many lines that were, no more than it stands for, and whether it was all.
+    /// Writes what it holds, with its tick or without, until `room` bytes are written or
+    /// all is: returns how many lines that were, no more than it stands for, and whether
+    /// it was all.
     pub(super) fn write(
         &mut self,
+        with_tick: bool,
         line_bytes: usize,
         room: usize,
         coin: &mut Coin,
         to: &mut Vec<u8>,
     ) -> (u64, bool) {
+        if with_tick && self.write_point(to) {
+            return (1, true);
+        }
         // Apart for the time being: what is written is framed by the rest of the entry.
         let mut state = std::mem::replace(&mut self.state, State::Whole);
         let start = to.len();
@@ -357,7 +408,7 @@ impl Entry {
                     }
                     let suffix = Suffix::of(self.rate(), values.block());
                     let taken = values.take(fit);
-                    self.write_line(to, &suffix, |to| to.extend_from_slice(&taken));
+                    self.write_line(to, &suffix, |to| to.extend_from_slice(taken));
                     given += 1;
                 }
                 is_all = values.is_empty();
@@ -365,6 +416,30 @@ impl Entry {
         }
         self.state = state;
         (given, is_all)
+    }
+
+    /// Writes its one value with its tick, if it has both.
+    fn write_point(&self, to: &mut Vec<u8>) -> bool {
+        let Some(Tick(tick)) = self.tick else {
+            return false;
+        };
+        let start = to.len();
+        if self.kind == MetricKind::Count {
+            let Some(sum) = self.sum() else {
+                return false;
+            };
+            self.write_line(to, &Suffix::without_rate(), |to| sum.write(false, to));
+        } else {
+            let last = texts(self.values()).last().unwrap_or_default();
+            self.write_line(to, &Suffix::AsItCame, |to| to.extend_from_slice(last));
+        }
+        // Behind the last field.
+        if to.len() > start {
+            to.pop();
+        }
+        // Writing to a Vec does not fail.
+        drop(writeln!(to, "|T{tick}"));
+        true
     }
 
     /// The length of a line but for its values.

@@ -6,6 +6,7 @@
 //! rate tells histograms, timings and distributions apart, as it is written.
 
 use std::hash::BuildHasher;
+use std::num::NonZeroU32;
 
 use foldhash::fast::RandomState;
 use memchr::{memchr, memchr_iter};
@@ -35,8 +36,37 @@ pub(super) struct Line<'a> {
     pub(super) fields: &'a [u8],
     /// Share of the samples that were sent.
     pub(super) rate: f64,
-    /// The same for all lines of one context.
+    /// The same for all lines of one context and period.
     pub(super) hash: u64,
+    /// When it came, if it may be given back with that time.
+    pub(super) tick: Option<Tick>,
+}
+
+/// The beginning of a time in which lines of one context merge, so that they can be given
+/// back with it: seconds of the Unix clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tick(pub NonZeroU32);
+
+/// Ticks that merge with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Period {
+    /// Seconds.
+    pub(super) span: u32,
+}
+
+impl Period {
+    /// The number of the period that a tick lies in.
+    pub(super) fn of(self, tick: Option<Tick>) -> u32 {
+        tick.map_or(0, |Tick(tick)| 1 + tick.get() / self.span.max(1))
+    }
+
+    /// Makes of a context's hash that of one of its periods, and back.
+    pub(super) fn mix(self, hash: u64, tick: Option<Tick>, hasher: &RandomState) -> u64 {
+        match tick {
+            Some(_) => hash ^ hasher.hash_one(self.of(tick)),
+            None => hash,
+        }
+    }
 }
 
 impl<'a> Line<'a> {
@@ -85,8 +115,18 @@ impl<'a> Line<'a> {
             fields,
             rate: rate.and_then(parse_number).unwrap_or(1.0),
             hash: hasher.hash_one((name, kind as u8, source as u8, hash)),
+            tick: None,
         };
         (!is_dated && line.has_room(line_bytes)).then_some(line)
+    }
+
+    /// The same, of a time, if it is one of a kind that can be given back with it.
+    pub(super) fn at(self, tick: Option<Tick>, period: Period, hasher: &RandomState) -> Self {
+        if !matches!(self.kind, MetricKind::Count | MetricKind::Gauge) {
+            return self;
+        }
+        let hash = period.mix(self.hash, tick, hasher);
+        Self { hash, tick, ..self }
     }
 
     fn has_room(&self, line_bytes: usize) -> bool {
@@ -107,24 +147,42 @@ impl<'a> Line<'a> {
         texts(self.values)
     }
 
-    /// Whether the value is a change, where a sign makes it one. Packed values are
-    /// `DogStatsD`'s alone, where it never does.
+    /// Whether the value is a change, where a sign makes it one. Packed values and times
+    /// are `DogStatsD`'s alone, where it never does.
     pub(super) fn is_signed(&self) -> bool {
-        matches!(self.values, [b'+' | b'-', ..]) && memchr(b':', self.values).is_none()
+        self.tick.is_none()
+            && matches!(self.values, [b'+' | b'-', ..])
+            && memchr(b':', self.values).is_none()
     }
 
-    /// Whether this is a line of the context whose line has these parts.
-    pub(super) fn is_of(
-        &self,
-        source: LineSource,
-        kind: MetricKind,
-        parts: (&[u8], &[u8]),
-    ) -> bool {
-        let (name, fields) = parts;
-        self.source == source
-            && self.kind == kind
-            && self.name == name
-            && (self.fields == fields || are_same(self.fields, fields, is_packed(kind)))
+    /// What makes it one context with another.
+    pub(super) const fn context(&self) -> Context<'a> {
+        Context {
+            source: self.source,
+            kind: self.kind,
+            name: self.name,
+            fields: self.fields,
+        }
+    }
+}
+
+/// What lines of one context have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context<'a> {
+    pub(super) source: LineSource,
+    pub(super) kind: MetricKind,
+    pub(super) name: &'a [u8],
+    /// Whatever order they are in.
+    pub(super) fields: &'a [u8],
+}
+
+impl Context<'_> {
+    pub(super) fn is(&self, other: &Context<'_>) -> bool {
+        self.source == other.source
+            && self.kind == other.kind
+            && self.name == other.name
+            && (self.fields == other.fields
+                || are_same(self.fields, other.fields, is_packed(self.kind)))
     }
 }
 

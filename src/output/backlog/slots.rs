@@ -11,7 +11,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::entry::Entry;
-use super::{Dropped, Limits, Sender};
+use super::{Dropped, Limits, Sender, SenderId};
 use crate::config::LineSource;
 use crate::telemetry::LineDrop;
 
@@ -52,14 +52,14 @@ impl Default for Links {
 #[derive(Debug)]
 struct Holding {
     /// Not of the agent itself.
-    id: u64,
+    id: SenderId,
     sizes: Sizes,
     /// Its youngest context, and its youngest line that never merges.
     youngest: [u32; 2],
 }
 
 impl Holding {
-    const fn new(id: u64) -> Self {
+    const fn new(id: SenderId) -> Self {
         Self {
             id,
             sizes: [0; 3],
@@ -78,7 +78,7 @@ pub(super) struct Slots {
     youngest: u32,
     holdings: Vec<Holding>,
     free_holdings: Vec<u32>,
-    senders: HashMap<u64, u32, RandomState>,
+    senders: HashMap<SenderId, u32, RandomState>,
     /// What all of them hold.
     total: Sizes,
     /// Lines that all entries stand for.
@@ -94,7 +94,7 @@ impl Slots {
             free: Vec::new(),
             oldest: NONE,
             youngest: NONE,
-            holdings: vec![Holding::new(0)],
+            holdings: vec![Holding::new(super::OWN)],
             free_holdings: Vec::new(),
             senders: HashMap::default(),
             total: [0; 3],
@@ -120,6 +120,10 @@ impl Slots {
         } else {
             Some(self.oldest)
         }
+    }
+
+    pub(super) fn text_bytes(&self) -> usize {
+        self.entries.iter().flatten().map(Entry::text_bytes).sum()
     }
 
     /// Puts an entry behind all others. `gone` is shown what gave way to it.
@@ -207,6 +211,33 @@ impl Slots {
         self.lines -= entry.lines;
         self.forget(entry.sender);
         Some(entry)
+    }
+
+    /// The next younger one.
+    pub(super) fn younger(&self, slot: u32) -> Option<u32> {
+        let younger = self.get(slot)?.queue.younger;
+        (younger != NONE).then_some(younger)
+    }
+
+    /// Puts a younger entry into an older one of its context and period. Whether they added
+    /// up.
+    pub(super) fn fold(&mut self, younger: u32, older: u32) -> bool {
+        let united = self.get(older).zip(self.get(younger));
+        let Some(united) = united.and_then(|(older, younger)| older.united(younger)) else {
+            return false;
+        };
+        let Some(younger) = self.remove(younger) else {
+            return false;
+        };
+        let Some(entry) = self.get_mut(older) else {
+            return false;
+        };
+        let (sender, before, lines) = (entry.sender, entry.bytes(), younger.lines);
+        entry.unite_with(younger, united);
+        let after = entry.bytes();
+        self.lines += lines;
+        self.recharge(sender, before, after);
+        true
     }
 
     /// An entry takes another number of bytes now.
@@ -303,6 +334,7 @@ impl Slots {
             }
             if let Some(entry) = self.remove(slot) {
                 dropped.evicted += entry.lines;
+                dropped.bytes += entry.lines * entry.text.len() as u64;
             }
         }
         Ok(())

@@ -1,28 +1,33 @@
 //! Merging and giving back, against what sending directly would have told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::message::{Message, MetricKind, check, line_strategy};
 
+mod ticks;
+
 const LIMITS: Limits = Limits {
     contexts: 1000,
     bytes: 4 << 20,
     line_bytes: 1432,
+    values_bytes: VALUES_BYTES,
+    tick_seconds: 10,
 };
 
 fn sender(id: u64) -> Sender {
     Sender {
         source: LineSource::Listeners,
-        id,
+        id: SenderId(id),
     }
 }
 
 const AGENT: Sender = Sender {
     source: LineSource::Collector,
-    id: 0,
+    id: OWN,
 };
 
 fn backlog(limits: Limits) -> Backlog {
@@ -32,7 +37,7 @@ fn backlog(limits: Limits) -> Backlog {
 /// All that it gives back.
 fn drained(backlog: &mut Backlog) -> String {
     let mut to = Vec::new();
-    backlog.drain(usize::MAX, &mut to, |_| {});
+    backlog.drain(Portion::of_bytes(usize::MAX), &mut to, |_| false, |_| {});
     assert!(backlog.is_empty());
     assert_eq!((backlog.len(), backlog.bytes()), (0, 0));
     String::from_utf8(to).unwrap()
@@ -42,7 +47,10 @@ fn drained(backlog: &mut Backlog) -> String {
 fn merged(lines: &str) -> String {
     let mut backlog = backlog(LIMITS);
     assert_eq!(
-        backlog.merge(lines.as_bytes(), sender(1)).dropped.total(),
+        backlog
+            .merge(lines.as_bytes(), sender(1), None)
+            .dropped
+            .total(),
         0
     );
     drained(&mut backlog)
@@ -93,7 +101,7 @@ fn sets_are_united() {
 fn a_set_takes_so_many_members_and_counts_the_others() {
     let mut backlog = backlog(LIMITS);
     let lines: Vec<String> = (0..1030).map(|member| format!("a:{member}|s\n")).collect();
-    let merged = backlog.merge(lines.concat().as_bytes(), sender(1));
+    let merged = backlog.merge(lines.concat().as_bytes(), sender(1), None);
     assert_eq!(merged.dropped.by_reason()[3], (LineDrop::BacklogSet, 6));
     assert_eq!(drained(&mut backlog).lines().count(), 1024);
 }
@@ -120,22 +128,16 @@ fn a_sender_with_less_than_its_share_takes_the_place_of_the_one_with_most() {
     };
     let mut backlog = backlog(limits);
     let lines: Vec<String> = (0..12).map(|name| format!("a{name}:1|c\n")).collect();
-    let taken = backlog.merge(lines.concat().as_bytes(), sender(1));
+    let taken = backlog.merge(lines.concat().as_bytes(), sender(1), None);
     assert_eq!(
         (taken.dropped.full, backlog.contexts()),
         (3, 9),
         "a tenth is the agent's"
     );
-    let taken = backlog.merge(b"b:1|c\nc:1|c\nd:1|c\ne:1|c\nf:1|c\n", sender(2));
+    let taken = backlog.merge(b"b:1|c\nc:1|c\nd:1|c\ne:1|c\nf:1|c\n", sender(2), None);
     assert_eq!((taken.dropped.evicted, taken.dropped.full), (4, 1));
-    let taken = backlog.merge(b"own:1|g\nmore:1|g\n", AGENT);
+    let taken = backlog.merge(b"own:1|g\nmore:1|g\n", AGENT, None);
     assert_eq!(taken.dropped.full, 1);
-    assert!(backlog.holds(b"own:2|g", LineSource::Collector));
-    assert!(!backlog.holds(b"own:2|g", LineSource::Listeners));
-    assert!(
-        !backlog.holds(b"a8:2|c", LineSource::Listeners),
-        "the youngest went"
-    );
     assert_eq!(
         drained(&mut backlog),
         "a0:1|c\na1:1|c\na2:1|c\na3:1|c\na4:1|c\nb:1|c\nc:1|c\nd:1|c\ne:1|c\nown:1|g\n"
@@ -145,17 +147,26 @@ fn a_sender_with_less_than_its_share_takes_the_place_of_the_one_with_most() {
 #[test]
 fn it_gives_back_so_many_bytes_at_a_time() {
     let mut backlog = backlog(LIMITS);
-    backlog.merge(b"a:1|s\na:2|s\na:3|s\na:3|s\nb:1|c\nb:1|c\n", sender(1));
-    backlog.merge(b"c:1|c\n", AGENT);
+    backlog.merge(
+        b"a:1|s\na:2|s\na:3|s\na:3|s\nb:1|c\nb:1|c\n",
+        sender(1),
+        None,
+    );
+    backlog.merge(b"c:1|c\n", AGENT, None);
     let (mut to, mut runs) = (Vec::new(), Vec::new());
-    let given = backlog.drain(7, &mut to, |_| {});
+    let given = backlog.drain(Portion::of_bytes(7), &mut to, |_| false, |_| {});
     assert_eq!(
         (&to[..], given.lines, backlog.len()),
         (&b"a:1|s\na:2|s\n"[..], 2, 5)
     );
-    let given = backlog.drain(usize::MAX, &mut to, |run| {
-        runs.push((run.source, run.lines, run.bytes));
-    });
+    let given = backlog.drain(
+        Portion::of_bytes(usize::MAX),
+        &mut to,
+        |_| false,
+        |run| {
+            runs.push((run.source, run.lines, run.bytes));
+        },
+    );
     assert_eq!((given.lines, given.merged_away), (3, 2));
     assert_eq!(
         runs,
@@ -256,20 +267,20 @@ proptest! {
     #[test]
     fn prop_every_line_is_accounted_for(
         steps in prop::collection::vec(
-            (prop::collection::vec(prop_oneof![few(), line_strategy().prop_map(|line| line + "\n")], 0..12), 0..5_u64, 0..400_usize),
+            (prop::collection::vec(prop_oneof![few(), line_strategy().prop_map(|line| line + "\n")], 0..12), 0..5_u64, 0..400_usize, 0_u32..5),
             0..12,
         ),
         contexts in 1..40_usize,
         bytes in 200..12_000_usize,
         line_bytes in 1..400_usize,
     ) {
-        let limits = Limits { contexts, bytes, line_bytes };
+        let limits = Limits { contexts, bytes, line_bytes, ..LIMITS };
         let mut backlog = backlog(limits);
         let (mut came, mut gone, mut longest) = (0, 0, line_bytes);
-        for (lines, id, room) in steps {
+        for (lines, id, room, at) in steps {
             let from = if id == 0 { AGENT } else { sender(id) };
             longest = lines.iter().map(|line| line.len() - 1).fold(longest, usize::max);
-            let merged = backlog.merge(lines.concat().as_bytes(), from);
+            let merged = backlog.merge(lines.concat().as_bytes(), from, NonZeroU32::new(at * 10).map(Tick));
             prop_assert_eq!(merged.lines, lines.len() as u64);
             came += merged.lines;
             gone += merged.dropped.total();
@@ -277,14 +288,14 @@ proptest! {
             prop_assert!(backlog.contexts() <= contexts && backlog.bytes() <= bytes);
             let mut to = Vec::new();
             let mut in_runs = (0, 0);
-            let given = backlog.drain(room, &mut to, |run| {
+            let given = backlog.drain(Portion::of_bytes(room), &mut to, |Tick(at)| at.get() % 20 == 0, |run| {
                 in_runs = (in_runs.0 + run.lines, in_runs.1 + run.bytes);
             });
             gone += given.lines + given.merged_away;
             prop_assert_eq!(in_runs, (given.lines, to.len()));
             prop_assert_eq!(came, gone + backlog.len());
             for line in to.split_inclusive(|&byte| byte == b'\n') {
-                prop_assert!(check(&line[..line.len() - 1]).is_ok() && line.len() - 1 <= longest);
+                prop_assert!(check(&line[..line.len() - 1]).is_ok() && line.len() - 1 <= longest + "|T40".len());
             }
         }
         gone += backlog.clear();
@@ -299,9 +310,9 @@ proptest! {
     ) {
         let mut backlog = backlog(LIMITS);
         let lines = lines.join(&b'\n');
-        let merged = backlog.merge(&lines, sender(1));
+        let merged = backlog.merge(&lines, sender(1), None);
         let held = backlog.len();
-        let given = backlog.drain(usize::MAX, &mut Vec::new(), |_| {});
+        let given = backlog.drain(Portion::of_bytes(usize::MAX), &mut Vec::new(), |_| false, |_| {});
         prop_assert_eq!(merged.lines, merged.dropped.total() + held);
         prop_assert_eq!(held, given.lines + given.merged_away);
     }
@@ -312,7 +323,13 @@ fn estimate(number: u32, seed: u64, limits: Limits) -> (f64, f64) {
     let mut backlog = Backlog::with_seed(limits, RandomState::default(), seed);
     for value in 0..number {
         let line = format!("a:{value}|d|@0.5\n");
-        assert_eq!(backlog.merge(line.as_bytes(), sender(1)).dropped.total(), 0);
+        assert_eq!(
+            backlog
+                .merge(line.as_bytes(), sender(1), None)
+                .dropped
+                .total(),
+            0
+        );
         assert!(backlog.bytes() <= limits.bytes);
     }
     let (mut count, mut sum) = (0.0, 0.0);
@@ -368,8 +385,8 @@ fn a_hundred_thousand_contexts_take_less_than_32_mib() {
         let line = format!(
             "app.requests.{number:06}:1|c|#env:prod,service:checkout,version:1.4.2,region:eu-west-1,status:200,pod:{number:08}\n"
         );
-        backlog.merge(line.as_bytes(), sender(1));
-        backlog.merge(line.as_bytes(), sender(2));
+        backlog.merge(line.as_bytes(), sender(1), None);
+        backlog.merge(line.as_bytes(), sender(2), None);
     }
     assert_eq!(backlog.contexts(), 100_000);
     assert!(backlog.bytes() < 32 << 20, "{}", backlog.bytes());

@@ -10,10 +10,8 @@
 
 use super::line::texts;
 
-/// Values kept of a context.
-pub(super) const MAX_VALUES: usize = 1024;
-/// Bytes of text of them.
-pub(super) const MAX_BYTES: usize = 16 << 10;
+/// Bytes of text kept for each value that may be kept.
+const VALUE_BYTES: usize = 16;
 /// The least that is allocated.
 const LEAST_BYTES: usize = 64;
 
@@ -42,8 +40,12 @@ impl Coin {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Values {
+    /// The most bytes of text.
+    most_bytes: usize,
     /// Packed with colons.
     text: Vec<u8>,
+    /// Where those begin that were not taken.
+    start: usize,
     held: usize,
     /// Values that each of those held stands for: a power of two.
     block: u64,
@@ -54,9 +56,12 @@ pub(super) struct Values {
 }
 
 impl Values {
-    pub(super) const fn new() -> Self {
+    /// None yet, of so many bytes of text at most.
+    pub(super) const fn new(most_bytes: usize) -> Self {
         Self {
+            most_bytes,
             text: Vec::new(),
+            start: 0,
             held: 0,
             block: 1,
             position: 0,
@@ -70,7 +75,17 @@ impl Values {
 
     /// Bytes of text.
     pub(super) const fn len(&self) -> usize {
-        self.text.len()
+        self.text.len() - self.start
+    }
+
+    fn most_values(&self) -> usize {
+        self.most_bytes / VALUE_BYTES
+    }
+
+    /// What is allocated for so many bytes.
+    fn room(&self, length: usize) -> usize {
+        let room = length.min(self.most_bytes).next_power_of_two();
+        room.max(LEAST_BYTES)
     }
 
     /// By what the sample rate is to be divided.
@@ -85,14 +100,19 @@ impl Values {
 
     /// The same if so much more text comes.
     pub(super) fn bytes_with(&self, more: usize) -> usize {
-        room(self.text.len() + more).max(self.bytes())
+        self.room(self.text.len() + more).max(self.bytes())
     }
 
     /// Takes a value, within so many bytes of text.
     pub(super) fn push(&mut self, value: &[u8], max_bytes: usize, coin: &mut Coin) {
+        if self.start > 0 {
+            // Some were taken, and then there was no more room to give them.
+            self.text.drain(..self.start);
+            self.start = 0;
+        }
         while self.position == self.chosen {
             let length = self.text.len() + usize::from(self.held > 0) + value.len();
-            if self.held < MAX_VALUES && length <= max_bytes.min(MAX_BYTES) {
+            if self.held < self.most_values() && length <= max_bytes.min(self.most_bytes) {
                 self.append(value, length);
                 break;
             }
@@ -107,7 +127,8 @@ impl Values {
 
     fn append(&mut self, value: &[u8], length: usize) {
         if length > self.text.capacity() {
-            self.text.reserve_exact(room(length) - self.text.len());
+            let room = self.room(length);
+            self.text.reserve_exact(room - self.text.len());
         }
         if self.held > 0 {
             self.text.push(b':');
@@ -132,39 +153,38 @@ impl Values {
         }
     }
 
+    fn left(&self) -> &[u8] {
+        self.text.get(self.start..).unwrap_or_default()
+    }
+
     /// Takes as many off the front as fit into so many bytes, at least one.
-    pub(super) fn take(&mut self, max_bytes: usize) -> Vec<u8> {
-        let end = if self.text.len() <= max_bytes {
-            self.text.len()
+    pub(super) fn take(&mut self, max_bytes: usize) -> &[u8] {
+        let left = self.left();
+        let end = if left.len() <= max_bytes {
+            left.len()
         } else {
-            let fitting = self.text.get(..=max_bytes).unwrap_or_default();
+            let fitting = left.get(..=max_bytes).unwrap_or_default();
             let colon = memchr::memrchr(b':', fitting);
-            let first = || memchr::memchr(b':', &self.text);
-            colon.or_else(first).unwrap_or(self.text.len())
+            let first = || memchr::memchr(b':', left);
+            colon.or_else(first).unwrap_or(left.len())
         };
-        let rest = self.text.get(end + 1..).unwrap_or_default();
-        // A value that comes must always find room in what is allocated.
-        let mut left = Vec::with_capacity(room(rest.len()));
-        left.extend_from_slice(rest);
-        let mut taken = std::mem::replace(&mut self.text, left);
-        taken.truncate(end);
-        self.held -= texts(&taken).count().min(self.held);
+        let taken = self.start..self.start + end;
+        self.start = self.text.len().min(taken.end + 1);
+        let taken = self.text.get(taken).unwrap_or_default();
+        self.held -= texts(taken).count().min(self.held);
         taken
     }
 
     /// Thins what is left until it fits into so many bytes, for the last line.
     pub(super) fn squeeze(&mut self, max_bytes: usize, coin: &mut Coin) {
+        self.text.drain(..self.start);
+        self.start = 0;
         while self.text.len() > max_bytes && self.held > 1 {
             let keeps_odd = coin.heads();
             self.held = thin(&mut self.text, keeps_odd, coin);
             self.block *= 2;
         }
     }
-}
-
-/// What is allocated for so many bytes.
-fn room(length: usize) -> usize {
-    length.min(MAX_BYTES).next_power_of_two().max(LEAST_BYTES)
 }
 
 /// Keeps one of each two values; of an odd number the last one where it should.

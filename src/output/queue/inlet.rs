@@ -8,12 +8,10 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use super::Shared;
-use crate::config::LineSource;
+use crate::config::{LineSource, OnFull};
 use crate::output::STUCK;
+use crate::output::backlog::{OWN, Sender, SenderId};
 use crate::telemetry::LineDrop;
-
-/// The part of the capacity that the agent's own lines may overdraw.
-const OVERDRAFT_DIVISOR: usize = 4;
 
 /// The sending end, for one source of lines.
 pub struct Inlet {
@@ -55,7 +53,11 @@ impl Inlet {
         let Shared {
             settings, takes, ..
         } = &*self.shared;
-        settings.blocks && (settings.backlog.is_none() || takes.load(Ordering::Relaxed))
+        match settings.on_full {
+            OnFull::Block => true,
+            OnFull::Merge => takes.load(Ordering::Relaxed) && !settings.waits.now(),
+            OnFull::Drop => false,
+        }
     }
 
     /// The longest payload, and so the longest line with its newline.
@@ -69,10 +71,10 @@ impl Inlet {
     }
 
     /// Waits for room for `bytes`, or for as much as the queue can ever have.
-    /// `None` when the output is gone, or, where there is a backlog, takes nothing.
+    /// `None` when the output is gone, or, where lines are merged, takes nothing.
     pub async fn reserve(&self, bytes: usize) -> Option<Reservation<'_>> {
         let permits = self.permits(bytes);
-        let permit = if self.shared.settings.backlog.is_none() {
+        let permit = if self.shared.settings.on_full == OnFull::Block {
             self.shared.room.acquire_many(permits).await
         } else {
             // Apart, as every connection's task would have room for the timer.
@@ -97,35 +99,42 @@ impl Inlet {
 
     /// No room, but leave to overdraw the queue by `bytes`.
     fn overdraw(&self, bytes: usize) -> Option<Reservation<'_>> {
-        let most = self.shared.settings.capacity / OVERDRAFT_DIVISOR;
         let allowed = self.source == LineSource::Collector
-            && self.shared.lock().debt.saturating_add(bytes) <= most;
+            && self.shared.settings.on_full != OnFull::Merge
+            && bytes <= self.shared.overdraft(&self.shared.lock());
         allowed.then(|| self.try_reserve(0)).flatten()
     }
 
     /// Counts lines that found no room.
-    pub fn refuse(&self, count: u64, reason: LineDrop) {
+    pub(super) fn refuse(&self, lines: &[u8], count: u64, reason: LineDrop) {
         self.shared.counters.accepted.add(count);
-        self.shared.counters.dropped.add(reason, count);
+        self.shared.counters.drop_lines(reason, count, lines.len());
     }
 
-    /// Appends one line without waiting; counts it as dropped when there is no room.
+    /// Appends one line of the agent's own without waiting; where there is no room it is
+    /// merged.
     pub fn offer(&self, line: &[u8]) {
-        self.offer_lines(line, 1);
+        self.offer_lines(line, 1, OWN);
     }
 
-    /// Appends `count` lines, each with its newline, without waiting; counts them
-    /// as dropped when there is no room.
-    pub fn offer_lines(&self, lines: &[u8], count: u64) {
-        let room = self.try_reserve(lines.len());
-        let merge = || self.shared.merge(lines, count, self.source, true);
-        match room {
-            Some(mut room) => room.push(lines, count),
-            None if merge() => {}
-            None => match self.overdraw(lines.len()) {
-                Some(mut room) => room.push(lines, count),
-                None => self.refuse(count, self.refusal()),
-            },
+    /// Appends `count` lines of a sender, each with its newline, without waiting; where
+    /// there is no room they are merged, or counted as dropped.
+    pub fn offer_lines(&self, lines: &[u8], count: u64, sender: SenderId) {
+        if let Some(mut room) = self.try_reserve(lines.len()) {
+            return room.push(lines, count, sender);
+        }
+        if let Some(mut room) = self.overdraw(lines.len()) {
+            return room.push(lines, count, sender);
+        }
+        if !(self.shared).merge(lines, count, self.from(sender), true) {
+            self.refuse(lines, count, self.refusal());
+        }
+    }
+
+    const fn from(&self, id: SenderId) -> Sender {
+        Sender {
+            source: self.source,
+            id,
         }
     }
 
@@ -148,10 +157,10 @@ impl Reservation<'_> {
         self.permit.num_permits()
     }
 
-    /// Appends `count` lines, each with its newline.
-    pub fn push(&mut self, lines: &[u8], count: u64) {
+    /// Appends `count` lines of a sender, each with its newline.
+    pub fn push(&mut self, lines: &[u8], count: u64, sender: SenderId) {
         let shared = &*self.inlet.shared;
-        if shared.merge(lines, count, self.inlet.source, false) {
+        if shared.merge(lines, count, self.inlet.from(sender), false) {
             return;
         }
         let encoding = &shared.settings.encoding;
@@ -161,7 +170,7 @@ impl Reservation<'_> {
             let mut encoded = Vec::with_capacity(lines.len());
             let outcome = encoding.encode(lines, self.inlet.source, &mut encoded);
             if outcome.dropped > 0 {
-                self.inlet.refuse(outcome.dropped, LineDrop::Format);
+                self.inlet.refuse(&[], outcome.dropped, LineDrop::Format);
             }
             self.append(&encoded, outcome.lines);
         }
@@ -178,7 +187,7 @@ impl Reservation<'_> {
         let mut state = shared.lock();
         if let Some(reason) = state.closed {
             drop(state);
-            self.inlet.refuse(count, reason);
+            self.inlet.refuse(lines, count, reason);
             return;
         }
         let had_sealed = state.has_sealed();

@@ -7,13 +7,10 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Settings, Shared, State};
+use super::{Shared, State};
+use crate::config::OnFull;
 use crate::output::payload::Chunk;
 use crate::telemetry::LineDrop;
-
-/// What may wait while the output takes what comes and senders can wait: enough to
-/// keep it busy, and little enough to stay in a core's cache.
-pub(super) const STEADY_BYTES: usize = 512 << 10;
 
 /// Chunks kept for reuse by one output.
 const SPARE_CHUNKS: usize = 2;
@@ -24,8 +21,10 @@ pub struct Outlet {
     /// Left running when it has no more to wait for: to go off once for nothing is
     /// cheaper than to be set anew for each payload.
     pub(super) timer: Option<Pin<Box<Sleep>>>,
-    /// Whether only [`STEADY_BYTES`] may wait.
+    /// Whether only what is steady may wait.
     pub(super) is_narrow: bool,
+    /// When the last part of the backlog was queued.
+    pub(super) restocked: Option<Instant>,
 }
 
 impl fmt::Debug for Outlet {
@@ -50,26 +49,33 @@ impl Outlet {
             let ended = self.shared.inlets.load(Ordering::Acquire) == 0;
             let deadline = {
                 let mut state = self.shared.lock();
-                let restocked = self.shared.restock(&mut state);
-                if restocked.oversized > 0 {
-                    self.shared.drop_oversized(restocked);
+                self.shared.fall_due(&mut state, ended);
+                let mut rest_until = None;
+                if self.shared.may_restock(&state) {
+                    rest_until = self.rest_until();
+                    if rest_until.is_none() {
+                        self.shared.restock(&mut state);
+                        self.restocked = Some(Instant::now());
+                    }
                 }
-                let deadline = state
+                let flush_at = state
                     .open_since
                     .map(|since| since + self.shared.settings.flush_interval);
-                let due = deadline.is_some_and(|deadline| deadline <= Instant::now());
-                if let Some(chunk) = state.take(self.shared.settings.shape, ended || due) {
+                let due = flush_at.is_some_and(|flush_at| flush_at <= Instant::now());
+                let is_last = ended && state.merging.backlog.is_empty();
+                if let Some(chunk) = state.take(self.shared.settings.shape, is_last || due) {
                     return Some(chunk);
                 }
-                if state.has_backlog() {
+                if rest_until.is_none() && self.shared.may_restock(&state) {
                     continue;
                 }
-                state.timer_armed = deadline.is_some();
-                deadline
+                if is_last {
+                    return None;
+                }
+                state.timer_armed = flush_at.is_some();
+                let due_at = state.merging.next();
+                [flush_at, rest_until, due_at].into_iter().flatten().min()
             };
-            if ended {
-                return None;
-            }
             let woken = self.shared.wake.notified();
             if let Some(deadline) = deadline {
                 let timer = self
@@ -89,9 +95,16 @@ impl Outlet {
         }
     }
 
+    /// Until when the backlog waits, if the receiver is to have a rest from it.
+    fn rest_until(&self) -> Option<Instant> {
+        let until = self.restocked? + self.shared.settings.pause?;
+        (until > Instant::now()).then_some(until)
+    }
+
     /// Gives a chunk's room back once its payloads are sent or given up.
     pub fn release(&mut self, mut chunk: Chunk) {
         let mut state = self.shared.lock();
+        state.merging.note_sent();
         let mut free = chunk.bytes();
         let State { debt, withheld, .. } = &mut *state;
         for owed in [debt, withheld] {
@@ -99,22 +112,31 @@ impl Outlet {
             *owed -= paid;
             free -= paid;
         }
-        self.shared.room.add_permits(free);
+        if self.merges() && self.is_narrow && state.merging.is_recovering() {
+            let room = self.shared.room.available_permits();
+            free += self.shared.room.forget_permits(room);
+            state.merging.keep_room(free);
+        } else {
+            self.shared.room.add_permits(free);
+        }
         chunk.clear();
         if state.spare.len() < SPARE_CHUNKS {
             state.spare.push(chunk);
         }
     }
 
+    /// Whether senders' lines are merged when there is no room.
+    #[must_use]
+    pub fn merges(&self) -> bool {
+        self.shared.settings.on_full == OnFull::Merge
+    }
+
     /// What only a narrow queue keeps back.
     fn kept_back(&self) -> usize {
-        let Settings {
-            capacity, blocks, ..
-        } = self.shared.settings;
-        if blocks {
-            capacity.saturating_sub(STEADY_BYTES)
-        } else {
-            0
+        let settings = &self.shared.settings;
+        match settings.on_full {
+            OnFull::Drop => 0,
+            OnFull::Block | OnFull::Merge => settings.capacity.saturating_sub(settings.steady),
         }
     }
 
@@ -132,9 +154,12 @@ impl Outlet {
     /// Lets senders fill the whole queue: to be called when the output is stuck.
     pub fn widen(&mut self) {
         self.shared.takes.store(false, Ordering::Relaxed);
+        let mut state = self.shared.lock();
+        self.shared.recover(&mut state);
         if std::mem::take(&mut self.is_narrow) {
+            // Some of what is under way may have gone.
+            state.merging.note_sent();
             let reserve = self.kept_back();
-            let mut state = self.shared.lock();
             let still_out = reserve.min(state.withheld);
             state.withheld -= still_out;
             self.shared.room.add_permits(reserve - still_out);
@@ -152,15 +177,19 @@ impl Outlet {
         // First, so that senders who wake see why.
         self.shared.lock().closed.get_or_insert(reason);
         self.shared.room.close();
-        let mut lines = match &mut self.shared.lock().backlog {
-            Some(backlog) => backlog.clear(),
-            None => 0,
+        let (mut lines, mut bytes) = {
+            let mut state = self.shared.lock();
+            let bytes = state.merging.backlog.text_bytes();
+            let lines = state.merging.backlog.clear();
+            self.shared.tell_backlog(&state);
+            (lines, bytes)
         };
         while let Some(chunk) = self.drain() {
             lines += chunk.lines();
+            bytes += chunk.bytes();
             self.release(chunk);
         }
-        self.shared.counters.dropped.add(reason, lines);
+        self.shared.counters.drop_lines(reason, lines, bytes);
         lines
     }
 }

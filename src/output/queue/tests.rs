@@ -3,10 +3,12 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use tokio::time::{advance, timeout};
 
-use super::outlet::STEADY_BYTES;
 use super::*;
 use crate::config::Format;
+use crate::output::backlog::OWN;
 use crate::output::payload::{Delimiter, count_lines};
+
+mod merging;
 
 const FLUSH: Duration = Duration::from_millis(100);
 
@@ -21,15 +23,17 @@ fn ends(limit: usize, delimiter: Delimiter, capacity: usize) -> Ends {
 }
 
 fn ends_in(format: Format, limit: usize, delimiter: Delimiter, capacity: usize) -> Ends {
-    let counters = Arc::new(OutputCounters::default());
-    let settings = Settings {
-        shape: Shape { limit, delimiter },
+    ends_of(Settings {
         capacity,
         flush_interval: FLUSH,
-        blocks: true,
-        backlog: None,
+        on_full: OnFull::Block,
         encoding: Encoding::new(format, ""),
-    };
+        ..Settings::of(Shape { limit, delimiter })
+    })
+}
+
+fn ends_of(settings: Settings) -> Ends {
+    let counters = Arc::new(OutputCounters::default());
     let (inlet, outlet) = queue(settings, Arc::clone(&counters));
     Ends {
         inlet: inlet.for_source(LineSource::Listeners),
@@ -121,7 +125,7 @@ async fn of_lines_too_long_for_a_payload_the_log_tells_once_a_minute_how_many() 
     let minute = Duration::from_secs(60);
     advance(minute / 2).await;
     let three = b"too.long:2|c\na:1|c\ntoo.long:3|c\ntoo.long:4|c\n";
-    ends.inlet.offer_lines(three, 4);
+    ends.inlet.offer_lines(three, 4, OWN);
     assert_eq!(ends.counters.dropped.get(LineDrop::Oversized), 4);
     let log = &ends.outlet.shared.oversized_log;
     assert_eq!(log.permit_of(0), None);
@@ -191,7 +195,7 @@ async fn blocked_senders_go_on_in_the_order_they_came() {
         senders.push(tokio::spawn(async move {
             let mut room = inlet.reserve(bytes).await.unwrap();
             order.lock().unwrap().push(sender);
-            room.push(&[vec![b'x'; bytes - 1], b"\n".to_vec()].concat(), 1);
+            room.push(&[vec![b'x'; bytes - 1], b"\n".to_vec()].concat(), 1, OWN);
         }));
         tokio::task::yield_now().await;
     }
@@ -217,26 +221,38 @@ async fn more_than_the_whole_queue_is_granted_as_the_whole_queue() {
     assert_eq!(room.bytes(), 64);
 }
 
-#[test]
-fn a_queue_kept_full_by_senders_still_takes_the_agents_own_lines_up_to_a_quarter() {
-    let mut ends = ends(64, Delimiter::Newline, 64);
+#[tokio::test]
+async fn a_queue_kept_full_by_senders_still_takes_the_agents_own_lines_up_to_a_quarter() {
+    let mut ends = ends(256, Delimiter::Newline, 64);
     let own = ends.inlet.for_source(LineSource::Collector);
     let mut greedy = ends.inlet.try_reserve(64).unwrap();
-    greedy.push(&[vec![b'x'; 63], b"\n".to_vec()].concat(), 1);
+    greedy.push(&[vec![b'x'; 63], b"\n".to_vec()].concat(), 1, OWN);
     ends.inlet.offer(b"b:1|c\n");
     assert_eq!(ends.counters.dropped.get(LineDrop::QueueFull), 1);
     own.offer(b"c:1|c\n");
     own.offer(b"d:1|c\n");
     assert_eq!(ends.counters.dropped.get(LineDrop::QueueFull), 1);
+    assert_eq!(ends.counters.backlog_contexts.get(), 0);
+    // Beyond that they are merged.
     own.offer(b"e:1|c\n");
-    assert_eq!(ends.counters.dropped.get(LineDrop::QueueFull), 2);
+    own.offer(b"e:1|c\n");
+    assert_eq!(ends.counters.dropped.total(), 1);
+    assert_eq!(ends.counters.backlog_contexts.get(), 1);
     drop(greedy);
-    while let Some(chunk) = ends.outlet.drain() {
-        take(&mut ends, chunk, &mut Vec::new());
+    let shared = Arc::clone(&ends.inlet.shared);
+    ends.inlet = Ends::unused();
+    drop(own);
+    let mut sent = Vec::new();
+    while let Some(chunk) = ends.outlet.recv().await {
+        take(&mut ends, chunk, &mut sent);
     }
-    assert_eq!(ends.counters.sent.get(), 3);
-    assert_eq!(ends.inlet.shared.room.available_permits(), 64);
-    assert_eq!(ends.outlet.shared.lock().debt, 0);
+    assert!(sent.ends_with(b"c:1|c\nd:1|c\ne:2|c\n"));
+    assert_eq!(
+        (ends.counters.sent.get(), ends.counters.merged.get()),
+        (4, 1)
+    );
+    assert_eq!(shared.room.available_permits(), 64);
+    assert_eq!(shared.lock().debt, 0);
 }
 
 #[test]
@@ -255,7 +271,10 @@ fn while_the_output_takes_what_comes_senders_fill_only_what_keeps_it_busy() {
     let line = b"a:1|c\n";
     let lines = CAPACITY / line.len();
     for _ in 0..lines {
-        ends.inlet.try_reserve(line.len()).unwrap().push(line, 1);
+        ends.inlet
+            .try_reserve(line.len())
+            .unwrap()
+            .push(line, 1, OWN);
     }
     ends.outlet.narrow();
     assert_eq!(free(&ends), 0);
@@ -275,7 +294,7 @@ fn what_prefixes_and_encodings_add_is_paid_for_from_what_comes_free_next() {
     let mut ends = ends_in(Format::Influx, 256, Delimiter::LengthPrefix, 64);
     let mut room = ends.inlet.try_reserve(64).unwrap();
     // Ten lines of 11 bytes each where 9 came in, and a prefix.
-    room.push(b"a:1:2:3:4:5:6:7:8:9:0|c|#x:yyyy\n", 1);
+    room.push(b"a:1:2:3:4:5:6:7:8:9:0|c|#x:yyyy\n", 1, OWN);
     drop(room);
     let debt = ends.outlet.shared.lock().debt;
     assert!(debt > 0);
@@ -293,10 +312,10 @@ fn what_prefixes_and_encodings_add_is_paid_for_from_what_comes_free_next() {
 async fn after_the_close_every_line_is_counted_as_dropped_for_its_reason() {
     let mut ends = ends(64, Delimiter::Datagram, 64);
     let mut room = ends.inlet.try_reserve(64).unwrap();
-    room.push(b"a:1|c\n", 1);
+    room.push(b"a:1|c\n", 1, OWN);
     assert!(pends(ends.inlet.reserve(64)).await);
     assert_eq!(ends.outlet.close(LineDrop::Closed), 1);
-    room.push(b"b:1|c\nc:1|c\n", 2);
+    room.push(b"b:1|c\nc:1|c\n", 2, OWN);
     ends.inlet.offer(b"d:1|c\n");
     assert!(ends.inlet.reserve(1).await.is_none());
     assert_eq!(ends.counters.dropped.get(LineDrop::Closed), 4);
@@ -350,28 +369,34 @@ proptest! {
         delimiter in prop::sample::select(vec![
             Delimiter::Datagram, Delimiter::LengthPrefix, Delimiter::Auto, Delimiter::Newline,
         ]),
+        on_full in prop::sample::select(vec![OnFull::Merge, OnFull::Block, OnFull::Drop]),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let mut ends = ends(limit, delimiter, capacity);
+            let mut ends = ends_of(Settings {
+                capacity,
+                flush_interval: FLUSH,
+                on_full,
+                ..Settings::of(Shape { limit, delimiter })
+            });
             let own = ends.inlet.for_source(LineSource::Collector);
             let mut out: VecDeque<Chunk> = VecDeque::new();
             let (mut seen, mut serial) = (Vec::new(), 0_u64);
-            let mut line = |length: usize| {
+            let mut line = |whose: &str, length: usize| {
                 serial += 1;
-                format!("{serial}:{}\n", "x".repeat(length))
+                format!("{whose}{serial}:{}\n", "x".repeat(length))
             };
             for step in steps {
                 match step {
                     Step::Push(lengths, bytes) => {
-                        let lines: String = lengths.iter().map(|&length| line(length)).collect();
+                        let lines: String = lengths.iter().map(|&length| line("", length)).collect();
                         match ends.inlet.try_reserve(bytes) {
-                            Some(mut room) => room.push(lines.as_bytes(), lengths.len() as u64),
-                            None => ends.inlet.refuse(lengths.len() as u64, LineDrop::QueueFull),
+                            Some(mut room) => room.push(lines.as_bytes(), lengths.len() as u64, OWN),
+                            None => ends.inlet.offer_lines(lines.as_bytes(), lengths.len() as u64, OWN),
                         }
                     }
-                    Step::Offer(length) => own.offer(line(length).as_bytes()),
+                    Step::Offer(length) => own.offer(line("own.", length).as_bytes()),
                     Step::Recv(millis) => {
                         let wait = Duration::from_millis(millis);
                         let waiting = queued(&ends);
@@ -384,12 +409,9 @@ proptest! {
                         take(&mut ends, chunk, &mut seen);
                     },
                 }
-                let held = queued(&ends) + out.iter().map(Chunk::lines).sum::<u64>();
-                let counters = &ends.counters;
-                prop_assert_eq!(
-                    counters.accepted.get(),
-                    counters.sent.get() + counters.dropped.total() + held
-                );
+                let merging = ends.outlet.shared.lock().merging.backlog.len();
+                let held = queued(&ends) + merging + out.iter().map(Chunk::lines).sum::<u64>();
+                prop_assert_eq!(ends.counters.held(), held);
             }
             let inlet = std::mem::replace(&mut ends.inlet, Ends::unused());
             drop(own);
@@ -405,12 +427,19 @@ proptest! {
             prop_assert_eq!(count_lines(&seen), ends.counters.sent.get());
             prop_assert_eq!(shared.room.available_permits(), capacity);
             prop_assert_eq!(shared.lock().debt, 0);
-            let serials: Vec<u64> = seen
+            let serials: Vec<&str> = seen
                 .split(|&byte| byte == b'\n')
                 .filter(|line| !line.is_empty())
-                .map(|line| str::from_utf8(line).unwrap().split(':').next().unwrap().parse().unwrap())
+                .map(|line| str::from_utf8(line).unwrap().split(':').next().unwrap())
                 .collect();
-            prop_assert!(serials.is_sorted_by(|a, b| a < b));
+            let number = |serial: &&str| -> Option<u64> { serial.parse().ok() };
+            let own = |serial: &&str| -> Option<u64> { serial.strip_prefix("own.")?.parse().ok() };
+            prop_assert!(serials.iter().filter_map(number).is_sorted_by(|a, b| a < b));
+            prop_assert!(serials.iter().filter_map(own).is_sorted_by(|a, b| a < b));
+            if on_full == OnFull::Merge {
+                let any = |serial: &&str| number(serial).or_else(|| own(serial));
+                prop_assert!(serials.iter().filter_map(any).is_sorted_by(|a, b| a < b));
+            }
             Ok(())
         })?;
     }
@@ -459,7 +488,7 @@ fn many_threads_push_and_nothing_is_lost_or_torn() {
                     for serial in 0..LINES {
                         let line = format!("{sender}:{serial}\n");
                         let mut room = inlet.reserve(line.len()).await.unwrap();
-                        room.push(line.as_bytes(), 1);
+                        room.push(line.as_bytes(), 1, OWN);
                     }
                 });
             })

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UnixDatagram, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::{error::Elapsed, timeout};
 
+use super::{Datagrams, Stream};
 use crate::address::HostPort;
 use crate::output::own::take_out;
 use crate::telemetry::OutputError;
@@ -106,16 +107,11 @@ async fn within<T>(limit: Duration, attempt: impl Future<Output = io::Result<T>>
         .unwrap_or_else(|_: Elapsed| Err(io::ErrorKind::TimedOut.into()))
 }
 
-pub(super) async fn tcp(end: &HostPort, own: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
+pub(super) async fn tcp(end: &HostPort, own: &[SocketAddr]) -> Result<Stream, ConnectError> {
     let mut failure = ConnectError::NoAddress(end.host.clone());
     for address in resolve(end, own).await? {
-        let attempt = async {
-            let stream = TcpStream::connect(address).await?;
-            // Lines are packed already; waiting for more only delays them.
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        };
-        match in_time(attempt).await {
+        let attempt = in_time(TcpStream::connect(address)).await;
+        match attempt.and_then(Stream::tcp) {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = ConnectError::to(&address, error),
         }
@@ -123,17 +119,13 @@ pub(super) async fn tcp(end: &HostPort, own: &[SocketAddr]) -> Result<TcpStream,
     Err(failure)
 }
 
-pub(super) fn unix_datagram(path: &Path) -> Result<UnixDatagram, ConnectError> {
-    let connect = || {
-        let socket = UnixDatagram::unbound()?;
-        socket.connect(path)?;
-        Ok(socket)
-    };
-    connect().map_err(|error| ConnectError::to(&path.display(), error))
+pub(super) fn unix_datagram(path: &Path) -> Result<Datagrams, ConnectError> {
+    Datagrams::connect(path).map_err(|error| ConnectError::to(&path.display(), error))
 }
 
-pub(super) async fn unix_stream(path: &Path) -> Result<UnixStream, ConnectError> {
-    in_time(UnixStream::connect(path))
-        .await
+pub(super) async fn unix_stream(path: &Path) -> Result<Stream, ConnectError> {
+    let attempt = in_time(UnixStream::connect(path)).await;
+    attempt
+        .map(Stream::unix)
         .map_err(|error| ConnectError::to(&path.display(), error))
 }

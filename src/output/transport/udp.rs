@@ -1,10 +1,19 @@
 //! A UDP receiver, by whichever of its addresses somebody listens on.
+//!
+//! That nobody does is told by an ICMP message, which the kernel keeps for the next
+//! call on the socket. On this host it is there as soon as the datagram has gone: a
+//! datagram counts as sent when the next call has not been told so, and the one that
+//! was refused is sent again. From another host it comes later, and may be meant for an
+//! earlier datagram: a few are lost then.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use rustix::io::Errno;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tokio::time::timeout;
 
 use super::connect::{ConnectError, resolve};
 use super::{SendError, consider, count};
@@ -13,8 +22,8 @@ use crate::output::payload::Chunk;
 use crate::output::throttle::Throttle;
 use crate::telemetry::OutputCounters;
 
-/// Refusals in a row after which a UDP receiver's name is looked up again.
-const MAX_REFUSALS: u32 = 3;
+/// How long the refusal of another host is waited for, once one has come before.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A connected UDP socket, and the receiver's other addresses: which of them
 /// somebody listens on shows only when one refuses.
@@ -23,7 +32,10 @@ pub struct Udp {
     pub(super) socket: UdpSocket,
     /// The one in use is the last.
     pub(super) addresses: Vec<SocketAddr>,
-    pub(super) refusals: u32,
+    /// Addresses in a row that refused.
+    pub(super) refusals: usize,
+    /// Whether the next datagram is to show first that somebody listens.
+    pub(super) is_on_trial: bool,
 }
 
 impl Udp {
@@ -44,6 +56,7 @@ impl Udp {
                         socket,
                         addresses,
                         refusals: 0,
+                        is_on_trial: false,
                     });
                 }
                 Err(error) => failure = ConnectError::to(&address, error),
@@ -63,38 +76,68 @@ impl Udp {
             throttle.ready(payload.len(), counters).await;
             match self.socket.send(payload).await {
                 Ok(bytes) => {
-                    self.refusals = 0;
                     throttle.went(bytes);
-                    count(counters, chunk.pass_payload());
+                    count(counters, chunk.prove());
+                    chunk.try_payload();
+                    if self.is_on_trial {
+                        self.refusal().await;
+                        self.prove(chunk, counters)?;
+                        self.is_on_trial = false;
+                    }
                 }
-                Err(error) => self.consider(error).await?,
+                Err(error) if is_refusal(&error) => return Err(self.refused(chunk)),
+                Err(error) => {
+                    count(counters, chunk.prove());
+                    consider(error).await?;
+                }
             }
         }
-        Ok(())
+        self.prove(chunk, counters)
     }
 
-    /// Takes the next address, if there is another.
-    pub(super) async fn next_address(&mut self) -> io::Result<()> {
-        if self.addresses.len() < 2 {
-            return Ok(());
+    /// Counts the last datagram as sent, unless it was refused.
+    fn prove(&mut self, chunk: &mut Chunk, counters: &OutputCounters) -> Result<(), SendError> {
+        match self.socket.take_error() {
+            Ok(Some(error)) if is_refusal(&error) => Err(self.refused(chunk)),
+            _ => {
+                self.refusals = 0;
+                count(counters, chunk.prove());
+                Ok(())
+            }
+        }
+    }
+
+    fn refused(&mut self, chunk: &mut Chunk) -> SendError {
+        chunk.step_back();
+        self.refusals += 1;
+        SendError::Refused(io::ErrorKind::ConnectionRefused.into())
+    }
+
+    /// Waits for a refusal that comes from another host.
+    async fn refusal(&self) {
+        let is_local = (self.addresses.last()).is_some_and(|address| address.ip().is_loopback());
+        if !is_local {
+            let refusal = self.socket.ready(Interest::ERROR);
+            // Either way the socket is asked.
+            drop(timeout(REFUSAL_TIMEOUT, refusal).await);
+        }
+    }
+
+    /// Takes the next address after a refusal, if there is one that has not refused too.
+    pub(super) async fn next_address(&mut self) -> io::Result<bool> {
+        if self.refusals >= self.addresses.len() {
+            return Ok(false);
         }
         self.addresses.rotate_left(1);
         if let Some(&address) = self.addresses.last() {
             self.socket = udp_socket(address).await?;
         }
-        Ok(())
+        Ok(true)
     }
+}
 
-    /// A refusal was meant for an earlier datagram, and this one has not gone.
-    async fn consider(&mut self, error: io::Error) -> Result<(), SendError> {
-        if Errno::from_io_error(&error) == Some(Errno::CONNREFUSED) {
-            self.refusals += 1;
-            if self.refusals < MAX_REFUSALS {
-                return Err(SendError::Refused);
-            }
-        }
-        consider(error).await
-    }
+fn is_refusal(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::CONNREFUSED)
 }
 
 pub(super) async fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {

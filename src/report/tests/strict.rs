@@ -78,6 +78,7 @@ proptest! {
         let mut bench = Bench::new(&settings, &tags);
         bench.telemetry.listeners.push((address.clone(), Arc::default()));
         bench.telemetry.outputs.push((address, Arc::default()));
+        bench.reporter = bench.reporter.telling_of(&[config::Output::default()]);
         // As they come out of Hosts::name.
         let rows = names.iter().map(|name| row(&text::clean(name), Open, 1)).collect();
         let mut snapshot = Snapshot {

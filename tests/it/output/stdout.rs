@@ -9,7 +9,7 @@ use conntally::telemetry::LineDrop;
 use tokio::time::timeout;
 
 use super::receiver::{itself, line};
-use super::{PATIENCE, Sender};
+use super::{OWN, PATIENCE, Sender};
 
 const STDOUT_LINES: &str = "CONNTALLY_TEST_STDOUT_LINES";
 
@@ -28,7 +28,7 @@ async fn printing_process() {
         let Some(mut room) = sender.inlet.reserve(line.len()).await else {
             break;
         };
-        room.push(line.as_bytes(), 1);
+        room.push(line.as_bytes(), 1, OWN);
     }
     drop(sender.inlet);
     let ending = timeout(PATIENCE, sender.task).await.unwrap().unwrap();
