@@ -4,26 +4,8 @@ use std::path::Path;
 
 use crate::support::clients::{framed, send};
 use crate::support::counted::Counted;
-use crate::support::daemon::{Program, daemon};
+use crate::support::daemon::relay;
 use crate::support::receiver::Receiver;
-
-/// A daemon with a listener at `in.socket`, these outputs, and its own lines on
-/// standard output.
-#[track_caller]
-fn relay(directory: &Path, outputs: &str) -> Program {
-    let socket = directory.join("in.socket");
-    daemon(
-        directory,
-        &format!(
-            "interval = \"200ms\"\n\
-             [collector]\nsource = \"off\"\n\
-             [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n\
-             {outputs}\
-             [[output]]\naddress = \"stdout:\"\nsources = [\"collector\"]\n",
-            socket.display()
-        ),
-    )
-}
 
 #[test]
 fn only_lets_through_exactly_what_it_names_to_each_output() {

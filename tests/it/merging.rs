@@ -5,8 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::support::clients::framed;
 use crate::support::counted::Counted;
-use crate::support::daemon::daemon;
-use crate::support::lines::{last, total};
+use crate::support::daemon::relay;
 use crate::support::receiver::Receiver;
 use crate::support::tally::Tally;
 
@@ -29,16 +28,11 @@ fn stands_still(scheme: &str) {
     let directory = directory.path();
     let receiver = Receiver::start(scheme, &directory.join("out"));
     let socket = directory.join("in.socket");
-    let mut daemon = daemon(
+    let mut daemon = relay(
         directory,
         &format!(
-            "interval = \"200ms\"\n\
-             [collector]\nsource = \"off\"\n\
-             [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n\
-             [[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\n\
-             queue = \"64KiB\"\non_full = \"merge\"\n\
-             [[output]]\naddress = \"stdout:\"\nsources = [\"collector\"]\n",
-            socket.display(),
+            "[[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\n\
+             queue = \"64KiB\"\non_full = \"merge\"\n",
             receiver.address
         ),
     );
@@ -53,19 +47,17 @@ fn stands_still(scheme: &str) {
     receiver.sorted(1000);
     receiver.pause();
     send_lines(1000, LINES);
-    let tag = format!("output:{scheme}");
-    let output: &[&str] = &[&tag];
+    let counted = |text: &str| Counted::of(text, &receiver.address);
     daemon.until("every line is taken", |daemon| {
-        total(&daemon.stdout.text(), "conntally.output.lines", output) == LINES
+        counted(&daemon.stdout.text()).accepted == LINES
     });
     receiver.resume();
     daemon.until("what was held is sent", |daemon| {
-        last(&daemon.stdout.text(), "conntally.output.lines_held", output) == Some(0)
+        counted(&daemon.stdout.text()).have_gone(LINES)
     });
     let ended = daemon.stop();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    let counted = Counted::of(&ended.stdout, &receiver.address);
-    assert_eq!(counted.accepted, LINES);
+    let counted = counted(&ended.stdout);
     assert_eq!(counted.dropped, 0, "{}", ended.stdout);
     counted.assert_balanced();
     assert!(counted.merged > LINES / 2, "{counted:?}");

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::senders::Senders;
 use crate::support::counted::Counted;
-use crate::support::daemon::{Program, daemon};
+use crate::support::daemon::{Program, relay};
 use crate::support::netns::PATIENCE;
 use crate::support::receiver::{Pace, Receiver, TORN};
 use crate::support::tally::Tally;
@@ -97,16 +97,11 @@ impl Relay {
         };
         let receiver = Receiver::start_at(&at, &directory.path().join("0"), Pace::Full);
         let listener = directory.path().join("in.socket");
-        let daemon = daemon(
+        let daemon = relay(
             directory.path(),
             &format!(
-                "interval = \"200ms\"\n\
-                 [collector]\nsource = \"off\"\n\
-                 [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n\
-                 [[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\n\
-                 queue = \"256KiB\"\n{output}\n\
-                 [[output]]\naddress = \"stdout:\"\nsources = [\"collector\"]\n",
-                listener.display(),
+                "[[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\n\
+                 queue = \"256KiB\"\n{output}\n",
                 receiver.address
             ),
         );
@@ -206,10 +201,9 @@ impl Relay {
     pub(super) fn finish(mut self) -> Outcome {
         let sent = self.senders.finish();
         let address = self.receiver.address.clone();
-        let counted = |daemon: &Program| Counted::of(&daemon.stdout.text(), &address);
+        let counted = |text: &str| Counted::of(text, &address);
         self.daemon.until("the daemon has sent all", |daemon| {
-            let counted = counted(daemon);
-            counted.accepted == sent.lines && counted.held == 0
+            counted(&daemon.stdout.text()).have_gone(sent.lines)
         });
         let ended = self.daemon.stop();
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -226,7 +220,7 @@ impl Relay {
         Outcome {
             sent,
             received,
-            counted: Counted::of(&ended.stdout, &address),
+            counted: counted(&ended.stdout),
         }
     }
 }
