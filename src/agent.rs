@@ -24,6 +24,7 @@ use crate::output::health::Health;
 use crate::output::only::Only;
 use crate::output::own::OwnListeners;
 use crate::output::shards::Shards;
+use crate::output::spool::SpoolError;
 use crate::output::turn::Turn;
 use crate::output::{Branch, Ending, Fanout, Output, Way};
 use crate::report::{Process, Reporter, Snapshot, resident_bytes};
@@ -46,6 +47,9 @@ pub enum AgentError {
     /// The collector's thread could not be given a way to be asked.
     #[error("cannot make a way to the collector's thread: {0}")]
     Commands(#[source] io::Error),
+    /// An output's spool can't be used.
+    #[error("{0}: give the output another spool, or none")]
+    Spool(#[from] SpoolError),
     /// A stage ended by itself.
     #[error("a stage ended unexpectedly: {0}")]
     Stage(String),
@@ -61,7 +65,7 @@ impl AgentError {
         match self {
             Self::Listen(error) => matches!(error, ListenError::Permission { .. }),
             Self::Collector(error) => error.is_permission(),
-            Self::Commands(_) | Self::Stage(_) | Self::Interrupted => false,
+            Self::Commands(_) | Self::Spool(_) | Self::Stage(_) | Self::Interrupted => false,
         }
     }
 }
@@ -86,7 +90,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     let keys = KeyHasher::default();
     let (handle, commands) = command::channel().map_err(AgentError::Commands)?;
     let own = bound.iter().map(|(listener, _)| listener.address());
-    let outputs = Outputs::start(config, &Arc::new(own.collect()), &mut telemetry);
+    let outputs = Outputs::start(config, &Arc::new(own.collect()), &mut telemetry)?;
     let _held = Held(telemetry.outputs.clone());
     let forwarded = Arc::new(outputs.forwarded);
     let collectors = Collectors::start(config, &mut telemetry, commands, keys.clone())?;
@@ -199,7 +203,11 @@ struct Own {
 }
 
 impl Outputs {
-    fn start(config: &Config, own: &Arc<OwnListeners>, telemetry: &mut Telemetry) -> Self {
+    fn start(
+        config: &Config,
+        own: &Arc<OwnListeners>,
+        telemetry: &mut Telemetry,
+    ) -> Result<Self, SpoolError> {
         let give_up = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let mut healths = Vec::new();
@@ -225,7 +233,8 @@ impl Outputs {
                 ends.push((inlet, counters));
                 healths.push(Arc::clone(&health));
                 info!(address = %output.address, "sending to");
-                let task = task.avoiding(Arc::clone(own)).telling(health);
+                let mut task = task.avoiding(Arc::clone(own)).telling(health);
+                task.restore()?;
                 tasks.spawn(task.run(give_up.clone()));
             }
             let Some((_, counters)) = ends.first() else {
@@ -267,14 +276,14 @@ impl Outputs {
                 forwarded.push(branch(LineSource::Listeners));
             }
         }
-        Self {
+        Ok(Self {
             tasks,
             healths,
             give_up,
             at_once,
             spread,
             forwarded: Fanout::of(forwarded),
-        }
+        })
     }
 }
 

@@ -24,6 +24,7 @@ pub mod own;
 pub mod payload;
 pub mod queue;
 pub mod shards;
+pub mod spool;
 pub mod throttle;
 pub mod transport;
 pub mod turn;
@@ -34,7 +35,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::backlog::{Limits, VALUES_BYTES};
 use self::backoff::{Backoff, Bounds};
@@ -44,6 +45,7 @@ use self::health::Health;
 use self::own::OwnListeners;
 use self::payload::{Chunk, Delimiter, Shape};
 use self::queue::{Inlet, Outlet, STEADY_BYTES, Settings, queue_of, tick_seconds};
+use self::spool::{Contents, Found, Kind, Spool, SpoolError};
 use self::throttle::Throttle;
 use crate::address::Address;
 use crate::config::{self, OnFull};
@@ -118,6 +120,11 @@ pub enum Ending {
         /// Lines that were still held, now counted as dropped.
         lines: u64,
     },
+    /// It was told to give up, and what it held is in its spool.
+    Spooled {
+        /// Lines there.
+        lines: u64,
+    },
     /// Nobody reads standard output any more.
     Gone {
         /// Lines that were still held, now counted as dropped.
@@ -142,6 +149,7 @@ pub struct Output {
     looped: LogLimit,
     own: Arc<OwnListeners>,
     health: Arc<Health>,
+    spool: Option<Spool>,
 }
 
 /// Failures since the last good connection.
@@ -243,6 +251,8 @@ impl Output {
             looped: LogLimit::new(1, Duration::MAX),
             own: Arc::default(),
             health: Arc::default(),
+            spool: (!config.spool.is_empty())
+                .then(|| Spool::new(config.spool.clone().into(), config.format)),
         };
         (inlet, output)
     }
@@ -271,8 +281,14 @@ impl Output {
             return Ending::Drained;
         };
         self.health.is_away();
-        let cut = self.chunk.take();
-        let cut = cut.map_or((0, 0), |chunk| (chunk.lines(), chunk.unwritten().len()));
+        let chunk = self.chunk.take();
+        self.outlet.shut(reason);
+        if reason == LineDrop::Shutdown
+            && let Some(lines) = self.keep(chunk.as_ref())
+        {
+            return Ending::Spooled { lines };
+        }
+        let cut = chunk.map_or((0, 0), |chunk| (chunk.lines(), chunk.unwritten().len()));
         let (cut, bytes) = cut;
         self.counters.drop_lines(reason, cut, bytes);
         let lines = cut + self.outlet.close(reason);
@@ -285,5 +301,61 @@ impl Output {
             warn!(%output, lines, "stopped before all was sent");
         }
         Ending::Abandoned { lines }
+    }
+
+    /// Takes in what an earlier run left in the spool, if there is one.
+    ///
+    /// # Errors
+    /// When the spool can't be read, or could not be written at the end. One that is damaged
+    /// is put aside, and said to be.
+    pub fn restore(&mut self) -> Result<(), SpoolError> {
+        let Some(spool) = &self.spool else {
+            return Ok(());
+        };
+        let found = match spool.take() {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(()),
+            Err(damaged @ SpoolError::Damaged { .. }) => {
+                error!(output = %self.address, error = %damaged, "what an earlier run left is lost");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let Found {
+            contents,
+            is_same_format,
+            age,
+        } = found;
+        let (lines, seconds) = (contents.lines(), age.map(|age| age.as_secs()));
+        info!(output = %self.address, lines, seconds, "goes on with what an earlier run left");
+        self.outlet.restore(&contents, is_same_format);
+        Ok(())
+    }
+
+    /// Puts what is left into the spool, if there is one. Returns how many lines are in it.
+    fn keep(&mut self, chunk: Option<&Chunk>) -> Option<u64> {
+        let spool = self.spool.as_ref()?;
+        let mut contents = Contents::default();
+        for lines in chunk.into_iter().flat_map(Chunk::rest) {
+            contents.add(Kind::Wire, lines);
+        }
+        self.outlet.take_rest(&mut contents);
+        let (output, lines) = (&self.address, contents.lines());
+        if lines == 0 {
+            return Some(0);
+        }
+        match spool.keep(&contents) {
+            Ok(()) => {
+                let path = spool.path().display();
+                info!(%output, lines, %path, "kept for the next start what was not sent");
+                self.counters.spooled.add(lines);
+            }
+            Err(error) => {
+                error!(%output, lines, %error, "what was not sent is lost");
+                let bytes = contents.bytes();
+                (self.counters).drop_lines(LineDrop::Shutdown, lines, bytes);
+            }
+        }
+        Some(lines)
     }
 }

@@ -177,6 +177,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Queues one line of an earlier run as it is.
+    fn requeue(&self, line: &[u8]) {
+        let mut state = self.lock();
+        let appended = state.append(self.settings.shape, line, 1);
+        state.debt += appended.bytes - self.room.forget_permits(appended.bytes);
+        self.counters.accepted.add(1);
+        drop(state);
+        if appended.oversized > 0 {
+            self.drop_oversized(appended);
+        }
+    }
+
     /// Counts lines that no payload can hold, and says so.
     fn drop_oversized(&self, appended: Appended) {
         let lines = appended.oversized;

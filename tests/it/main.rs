@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod admin;
+mod backfill;
 mod bad_input;
 mod clients;
 mod connections;
@@ -25,6 +26,7 @@ mod real_clients;
 mod real_receivers;
 mod snapshot;
 mod sockets;
+mod spool;
 mod spread;
 mod status;
 mod stopped;

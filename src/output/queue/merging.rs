@@ -5,8 +5,9 @@ use tokio::time::Instant;
 use super::backfill::{self, Backfill};
 use super::{OVERDRAFT_DIVISOR, Settings, Shared, State};
 use crate::config::{LineSource, OnFull};
-use crate::output::backlog::{Backlog, Dropped, Portion, Sender};
+use crate::output::backlog::{Backlog, Dropped, Given, OWN, Portion, Run, Sender};
 use crate::output::payload::Appended;
+use crate::output::spool::{Contents, Kind};
 use crate::telemetry::LineDrop;
 
 /// What is taken from the backlog at once, and what a UDP receiver bears at once.
@@ -63,6 +64,26 @@ impl Merging {
     pub(super) fn next(&self) -> Option<Instant> {
         let next = self.aggregation.as_ref()?.next;
         next.filter(|_| !self.backlog.is_empty())
+    }
+
+    /// Gives back lines, with their times where those are free.
+    fn drain(&mut self, portion: Portion, to: &mut Vec<u8>, runs: impl FnMut(Run)) -> Given {
+        let Self {
+            backlog,
+            backfill,
+            aggregation,
+            ..
+        } = self;
+        let now = backfill::now();
+        let is_free = |tick| {
+            let backfill = backfill.as_ref();
+            backfill.is_some_and(|backfill| backfill.is_free(tick, now))
+        };
+        let given = backlog.drain(portion, to, is_free, runs);
+        if let Some(aggregation) = aggregation {
+            aggregation.due = aggregation.due.saturating_sub(given.entries);
+        }
+        given
     }
 
     /// Lines without timestamps went, or may have gone.
@@ -186,21 +207,9 @@ impl Shared {
             entries: state.merging.due(),
             bytes: RESTOCK_BYTES,
         };
-        let Merging {
-            backlog,
-            backfill,
-            aggregation,
-            ..
-        } = &mut state.merging;
-        let now = backfill::now();
-        let is_free = |tick| {
-            let backfill = backfill.as_ref();
-            backfill.is_some_and(|backfill| backfill.is_free(tick, now))
-        };
-        let given = backlog.drain(portion, &mut lines, is_free, |run| runs.push(run));
-        if let Some(aggregation) = aggregation {
-            aggregation.due = aggregation.due.saturating_sub(given.entries);
-        }
+        let given = state
+            .merging
+            .drain(portion, &mut lines, |run| runs.push(run));
         self.counters.merged.add(given.merged_away);
         self.counters.merged_contexts.add(given.merged_contexts);
         let mut rest = &*lines;
@@ -232,6 +241,32 @@ impl Shared {
         if done.oversized > 0 {
             self.drop_oversized(done);
         }
+    }
+
+    /// Takes one line of an earlier run: its time is long over.
+    pub(super) fn restore(&self, line: &[u8], source: LineSource) {
+        let from = Sender { source, id: OWN };
+        let mut state = self.lock();
+        let merged = state.merging.backlog.merge(line, from, None);
+        self.counters.accepted.add(1);
+        self.count_dropped(merged.dropped);
+        self.tell_backlog(&state);
+    }
+
+    /// Moves all that is in the backlog to `contents`.
+    pub(super) fn empty_backlog(&self, contents: &mut Contents) {
+        let mut state = self.lock();
+        let (mut lines, mut runs) = (Vec::new(), Vec::new());
+        let all = Portion::of_bytes(usize::MAX);
+        let given = state.merging.drain(all, &mut lines, |run| runs.push(run));
+        self.counters.merged.add(given.merged_away);
+        let mut rest = &*lines;
+        for run in runs {
+            let (text, after) = rest.split_at_checked(run.bytes).unwrap_or((rest, &[]));
+            rest = after;
+            contents.add(Kind::Raw(run.source), text);
+        }
+        self.tell_backlog(&state);
     }
 
     /// Gives senders the room that was kept from them for the backlog's sake.

@@ -10,6 +10,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{Shared, State};
 use crate::config::OnFull;
 use crate::output::payload::Chunk;
+use crate::output::spool::{Contents, Kind};
 use crate::telemetry::LineDrop;
 
 /// Chunks kept for reuse by one output.
@@ -171,12 +172,43 @@ impl Outlet {
         self.shared.lock().take(self.shared.settings.shape, true)
     }
 
-    /// Takes no more lines: what is queued, and what senders still bring, is
-    /// counted as dropped for `reason`. Returns the lines that were queued.
-    pub fn close(&mut self, reason: LineDrop) -> u64 {
+    /// Takes no more lines: what senders still bring is counted as dropped for `reason`.
+    pub fn shut(&mut self, reason: LineDrop) {
         // First, so that senders who wake see why.
         self.shared.lock().closed.get_or_insert(reason);
         self.shared.room.close();
+    }
+
+    /// Moves all that is held to `contents`, what goes first coming first.
+    pub fn take_rest(&mut self, contents: &mut Contents) {
+        while let Some(chunk) = self.drain() {
+            for lines in chunk.rest() {
+                contents.add(Kind::Wire, lines);
+            }
+            self.release(chunk);
+        }
+        self.shared.empty_backlog(contents);
+    }
+
+    /// Takes in what was left by an earlier run. Lines in a format that is no longer the
+    /// output's are counted as dropped.
+    pub fn restore(&mut self, contents: &Contents, is_same_format: bool) {
+        for (kind, line) in contents.iter() {
+            match kind {
+                Kind::Raw(source) => self.shared.restore(line, source),
+                Kind::Wire if is_same_format => self.shared.requeue(line),
+                Kind::Wire => {
+                    self.shared.counters.accepted.add(1);
+                    (self.shared.counters).drop_lines(LineDrop::Format, 1, line.len());
+                }
+            }
+        }
+    }
+
+    /// Takes no more lines: what is held, and what senders still bring, is
+    /// counted as dropped for `reason`. Returns the lines that were held.
+    pub fn close(&mut self, reason: LineDrop) -> u64 {
+        self.shut(reason);
         let (mut lines, mut bytes) = {
             let mut state = self.shared.lock();
             let bytes = state.merging.backlog.text_bytes();
