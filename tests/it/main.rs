@@ -30,5 +30,7 @@ mod sockets;
 mod spool;
 mod spread;
 mod status;
+mod stopped;
+mod sums;
 mod support;
 mod throttle;
