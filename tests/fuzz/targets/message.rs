@@ -1,12 +1,10 @@
 //! Any bytes as a line: the check and the view agree, and what is forwarded is
 //! still a message.
-#![no_main]
 
 use conntally::forward::Forward;
 use conntally::message::{Message, Run, check, check_lines};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|body: &[u8]| {
+pub(crate) fn run(body: &[u8]) {
     let forward = Forward::new(&["added:1".to_owned()])
         .expect("a tag")
         .with_container("added");
@@ -30,4 +28,4 @@ fuzz_target!(|body: &[u8]| {
             assert_eq!(check(written), kind);
         }
     });
-});
+}
