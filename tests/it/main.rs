@@ -13,6 +13,7 @@ mod dashboards;
 mod decode;
 mod end_to_end;
 mod events;
+mod grammar;
 mod groups;
 mod listen;
 mod local_addresses;
