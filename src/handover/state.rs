@@ -24,7 +24,7 @@ const MAX_HEAD_BYTES: usize = 128;
 
 /// Why a file tells nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StateError {
+pub(super) enum StateError {
     /// No head, or that of another version.
     #[error("it is of another version")]
     Version,
