@@ -32,8 +32,9 @@ impl From<Changed> for Served {
 }
 
 impl Output {
-    /// Sends all there is. Returns why the rest is given up, if it is.
-    pub(super) async fn deliver(&mut self) -> Option<LineDrop> {
+    /// Sends all there is, by one connection after the other. Returns why the rest is given
+    /// up, if it is.
+    pub(super) async fn deliver(&mut self, connection: &mut Option<Transport>) -> Option<LineDrop> {
         loop {
             let address = self.address.clone();
             let own = Arc::clone(&self.own);
@@ -41,8 +42,15 @@ impl Output {
             let connected = health.within(STUCK, Transport::connect(&address, &own));
             match self.meanwhile(connected).await? {
                 Ok(transport) => {
+                    let transport = if self.is_refused {
+                        transport.on_trial()
+                    } else {
+                        transport
+                    };
                     let since = Instant::now();
-                    match self.serve(transport).await {
+                    let served = self.serve(connection.insert(transport)).await;
+                    *connection = None;
+                    match served {
                         Served::Ended => return None,
                         Served::Gone => return Some(LineDrop::Closed),
                         // At most once a look, and there is somebody.
@@ -103,14 +111,11 @@ impl Output {
     }
 
     /// Sends by one connection for as long as it lasts, and tells what its end may cost.
-    async fn serve(&mut self, transport: Transport) -> Served {
-        let mut transport = if self.is_refused {
-            transport.on_trial()
-        } else {
+    async fn serve(&mut self, transport: &mut Transport) -> Served {
+        if !self.is_refused {
             self.is_connected();
-            transport
-        };
-        let served = self.send_all(&mut transport).await;
+        }
+        let served = self.send_all(transport).await;
         if let Some(chunk) = &mut self.chunk {
             chunk.rewind();
         }
