@@ -270,6 +270,25 @@ impl Listener {
         Arc::clone(&self.tracker)
     }
 
+    /// Leaves what it has without having run.
+    #[must_use]
+    pub fn leave(self) -> Option<handover::Listener> {
+        let (socket, file, connections) = match self.kind {
+            Kind::Streams {
+                acceptor,
+                file,
+                streams,
+            } => (acceptor.into_descriptor(), file, streams.inherited),
+            Kind::Datagrams { socket, file, .. } => (socket.into_descriptor(), file, Vec::new()),
+        };
+        Some(handover::Listener {
+            address: self.configured,
+            socket: socket.ok()?,
+            file: file.map(SocketFile::leave),
+            connections,
+        })
+    }
+
     /// Hands on what senders bring, until the end; returns once all is handed on or
     /// counted as lost, or what is left to another process.
     pub async fn run(

@@ -96,7 +96,7 @@ fn unexpected(stage: &str, ended: Result<(), JoinError>) -> AgentError {
 
 /// Waits for the outputs, whose senders are gone, and then for them to give up. Returns what
 /// they leave.
-async fn finish(
+pub(super) async fn finish(
     mut tasks: JoinSet<Ending>,
     give_up: &CancellationToken,
     grace: Duration,

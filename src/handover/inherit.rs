@@ -139,6 +139,12 @@ impl Inherited {
         self.legacy.take_output(address)
     }
 
+    /// What nobody took.
+    #[must_use]
+    pub fn into_legacy(self) -> Legacy {
+        self.legacy
+    }
+
     /// Lets go of what nobody took: the configuration names it no more.
     pub fn finish(self) {
         for Listener {

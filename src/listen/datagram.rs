@@ -59,7 +59,11 @@ impl Socket {
         }
     }
 
-    fn into_descriptor(self) -> io::Result<OwnedFd> {
+    /// The socket itself, with what is queued in it.
+    ///
+    /// # Errors
+    /// When the runtime does not let go of it.
+    pub(super) fn into_descriptor(self) -> io::Result<OwnedFd> {
         match self {
             Self::Unix(socket) => socket.into_std().map(OwnedFd::from),
             Self::Udp(socket) => socket.into_std().map(OwnedFd::from),
