@@ -89,7 +89,7 @@ fn assert_equal(outcome: &Outcome) {
 fn outlives_kills(scheme: &str, output: &str) {
     let mut relay = Relay::start(scheme, output, frames(scheme, Way::Killed));
     for round in 0..KILLS {
-        relay.round(life(scheme, round, 20), Way::Killed);
+        relay.round(life(scheme, round, 25), Way::Killed);
     }
     relay.send();
     let Outcome {
