@@ -19,7 +19,7 @@ use crate::admin::{self, Admin};
 use crate::collector::{CollectorError, Collectors, command};
 use crate::config::{self, Config, Format, GroupMode, LineSource};
 use crate::flow::key::KeyHasher;
-use crate::listen::{ListenError, Listener};
+use crate::listen::{ListenError, Listener, Pressure, Watch};
 use crate::output::health::Health;
 use crate::output::only::Only;
 use crate::output::own::OwnListeners;
@@ -104,7 +104,16 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
         let context = admin::Context::new(config, handle, keys, telemetry.clone()).showing(views);
         stages.spawn(admin.run(context, stop.clone()));
     }
+    let pressure = Arc::<Pressure>::default();
+    if !config.listeners.is_empty()
+        && let Some(watch) = Watch::new(&config.memory, &pressure)
+    {
+        let outputs = telemetry.outputs.clone();
+        let held = move || outputs.iter().map(|(_, output)| output.held_bytes()).sum();
+        stages.spawn(watch.run(held, stop.clone()));
+    }
     for (listener, counters) in bound {
+        let listener = listener.under(Arc::clone(&pressure));
         stages.spawn(listener.run(Arc::clone(&forwarded), counters, stop.clone()));
     }
     drop(forwarded);

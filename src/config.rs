@@ -9,6 +9,7 @@ mod environment;
 mod hosts;
 mod listener;
 mod load;
+mod memory;
 mod output;
 mod place;
 mod report;
@@ -24,6 +25,7 @@ pub use self::environment::Environment;
 pub use self::hosts::{Hosts, Names, NatView, PublicInbound};
 pub use self::listener::{Framing, Listener, OriginChoice};
 pub use self::load::{ConfigError, Loaded, built_in, load, parse};
+pub use self::memory::{Memory, MemoryLimit};
 pub use self::output::{Format, GroupMode, LineSource, OnFull, Output};
 pub use self::place::{File, Place, Wrong};
 pub use self::report::{Report, StateView};
@@ -82,28 +84,6 @@ impl Config {
     pub fn outputs_by_group(&self) -> impl Iterator<Item = &Output> {
         let places = self.output_groups().into_iter().flatten();
         places.filter_map(|place| self.outputs.get(place))
-    }
-}
-
-/// `[memory]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Memory {
-    /// "auto" (the cgroup's, else none) or a size.
-    pub limit: String,
-    /// Share of the limit from which reads are delayed.
-    pub low: f64,
-    /// Share of the limit from which they stop.
-    pub high: f64,
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self {
-            limit: "auto".to_owned(),
-            low: 0.7,
-            high: 0.8,
-        }
     }
 }
 

@@ -1,39 +1,86 @@
 //! What happens to a checked line on its way from a listener to the outputs:
-//! the listener's tags, and whose line it is.
+//! whether it passes, what is changed of it, the listener's tags, and whose line it is.
 
+mod edit;
+mod filter;
+
+use std::cell::RefCell;
 use std::sync::Arc;
 
+use self::edit::Edit;
+pub(crate) use self::edit::{check_key, check_rename};
+pub(crate) use self::filter::Filter;
+use crate::config;
 use crate::message::{Kind, Part, scan};
 
-/// Why a text can't be one of a listener's tags.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a tag: write key:value, without commas, bars and control characters")]
-pub struct TagError(String);
+thread_local! {
+    /// Where a line is changed that something is added to after that.
+    static EDITED: RefCell<Vec<u8>> = RefCell::default();
+}
 
-/// What is added to the lines of one sender.
+/// Why a listener's lines can't be made what its keys ask for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardError {
+    /// A text that can't be one of its tags.
+    #[error("{0:?} is not a tag: write key:value, without commas, bars and control characters")]
+    Tag(String),
+    /// A text that no name begins with.
+    #[error("{0:?} is not the beginning of a name: leave out colons, bars and control characters")]
+    Rename(String),
+    /// A text that is no tag's key.
+    #[error("{0:?} is not a tag's key: write what stands before the colon, as in \"pod_uid\"")]
+    Key(String),
+}
+
+impl ForwardError {
+    /// The key that it is about.
+    #[must_use]
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Self::Tag(_) => "tags",
+            Self::Rename(_) => "rename",
+            Self::Key(_) => "drop_tags",
+        }
+    }
+}
+
+/// What becomes of the lines of one sender.
 #[derive(Clone, Debug, Default)]
 pub struct Forward {
-    /// Separated by commas.
-    tags: Arc<str>,
+    /// The same for all of a listener.
+    rules: Arc<Rules>,
     /// `|c:ci-…`
     container: Option<Box<str>>,
 }
 
+#[derive(Debug, Default)]
+struct Rules {
+    filter: Filter,
+    edit: Option<Edit>,
+    /// Separated by commas.
+    tags: Box<str>,
+}
+
 impl Forward {
-    /// Adds `tags` to each line.
+    /// As a listener's keys say.
     ///
     /// # Errors
-    /// When one would not stay a tag within a line.
-    pub fn new(tags: &[String]) -> Result<Self, TagError> {
+    /// When a tag would not stay one within a line, or a name would not stay a name.
+    pub fn new(config: &config::Listener) -> Result<Self, ForwardError> {
         let stays = |tag: &&String| {
             !tag.is_empty()
                 && !tag.contains(|letter: char| ",|".contains(letter) || letter.is_control())
         };
-        if let Some(tag) = tags.iter().find(|tag| !stays(tag)) {
-            return Err(TagError(tag.clone()));
+        if let Some(tag) = config.tags.iter().find(|tag| !stays(tag)) {
+            return Err(ForwardError::Tag(tag.clone()));
         }
+        let rules = Rules {
+            filter: Filter::new(config),
+            edit: Edit::new(config)?,
+            tags: config.tags.join(",").into(),
+        };
         Ok(Self {
-            tags: tags.join(",").into(),
+            rules: Arc::new(rules),
             container: None,
         })
     }
@@ -43,28 +90,48 @@ impl Forward {
     #[must_use]
     pub fn with_container(&self, id: &str) -> Self {
         Self {
-            tags: Arc::clone(&self.tags),
+            rules: Arc::clone(&self.rules),
             container: Some(format!("|c:ci-{id}").into()),
         }
     }
 
-    /// Whether every line goes as it came.
-    #[must_use]
-    pub fn is_identity(&self) -> bool {
-        self.tags.is_empty() && self.container.is_none()
+    /// Which lines pass.
+    pub(crate) fn filter(&self) -> &Filter {
+        &self.rules.filter
     }
 
-    /// Writes a line that passed the check, and its newline.
+    /// Whether every line that passes goes as it came.
+    #[must_use]
+    pub fn is_identity(&self) -> bool {
+        self.rules.edit.is_none() && self.adds_nothing()
+    }
+
+    fn adds_nothing(&self) -> bool {
+        self.rules.tags.is_empty() && self.container.is_none()
+    }
+
+    /// Writes a line that passed the check and the filter, and its newline.
+    pub fn write(&self, line: &[u8], to: &mut Vec<u8>) {
+        match &self.rules.edit {
+            None if self.adds_nothing() => to.extend_from_slice(line),
+            None => self.add(line, to),
+            Some(edit) if self.adds_nothing() => edit.write(line, to),
+            Some(edit) => EDITED.with_borrow_mut(|edited| {
+                edited.clear();
+                edit.write(line, edited);
+                self.add(edited, to);
+            }),
+        }
+        to.push(b'\n');
+    }
+
+    /// Writes a line with what is added.
     ///
     /// Tags go to the end of the last `#` field, the one that counts; a field that
     /// is new goes to the end of the line, but not behind a service check's
     /// message, which must be last. All else stays byte for byte.
-    pub fn write(&self, line: &[u8], to: &mut Vec<u8>) {
-        if self.is_identity() {
-            to.extend_from_slice(line);
-            to.push(b'\n');
-            return;
-        }
+    fn add(&self, line: &[u8], to: &mut Vec<u8>) {
+        let added = &self.rules.tags;
         let mut tags = None;
         let mut message = None;
         let mut has_origin = false;
@@ -96,24 +163,23 @@ impl Forward {
             copy_until(to, end);
             to.extend_from_slice(container);
         }
-        if let (false, Some((start, end))) = (self.tags.is_empty(), tags) {
+        if let (false, Some((start, end))) = (added.is_empty(), tags) {
             copy_until(to, end);
             let is_open = end - start == 1 || line.get(end - 1) == Some(&b',');
             if !is_open {
                 to.push(b',');
             }
-            to.extend_from_slice(self.tags.as_bytes());
+            to.extend_from_slice(added.as_bytes());
         }
         if !tags_are_behind {
             copy_until(to, end);
-            if tags.is_none() && !self.tags.is_empty() {
+            if tags.is_none() && !added.is_empty() {
                 to.extend_from_slice(b"|#");
-                to.extend_from_slice(self.tags.as_bytes());
+                to.extend_from_slice(added.as_bytes());
             }
             to.extend_from_slice(container);
         }
         copy_until(to, line.len());
-        to.push(b'\n');
     }
 }
 
@@ -125,8 +191,11 @@ mod tests {
     use crate::message::{Message, check, line_strategy};
 
     fn forward(tags: &[&str], container: Option<&str>) -> Forward {
-        let tags: Vec<String> = tags.iter().map(|&tag| tag.to_owned()).collect();
-        let forward = Forward::new(&tags).unwrap();
+        let forward = Forward::new(&config::Listener {
+            tags: tags.iter().map(ToString::to_string).collect(),
+            ..config::Listener::default()
+        })
+        .unwrap();
         container.map_or_else(|| forward.clone(), |id| forward.with_container(id))
     }
 
@@ -205,8 +274,32 @@ mod tests {
     #[test]
     fn a_text_that_would_not_stay_a_tag_is_refused() {
         for tag in ["", "a,b", "a|b", "a\nb"] {
-            let error = Forward::new(&[tag.to_owned()]).unwrap_err().to_string();
+            let config = config::Listener {
+                tags: vec![tag.to_owned()],
+                ..config::Listener::default()
+            };
+            let error = Forward::new(&config).unwrap_err().to_string();
             assert!(error.contains("is not a tag"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_dropped_is_dropped_of_the_senders_tags_alone() {
+        let forward = Forward::new(&config::Listener {
+            tags: vec!["env:prod".to_owned()],
+            rename: [("old.".to_owned(), "new.".to_owned())].into(),
+            drop_tags: vec!["env".to_owned()],
+            ..config::Listener::default()
+        })
+        .unwrap()
+        .with_container("abc");
+        assert!(!forward.is_identity());
+        for (line, expected) in [
+            ("old.a:1|c", "new.a:1|c|#env:prod|c:ci-abc\n"),
+            ("old.a:1|c|#env:dev", "new.a:1|c|#env:prod|c:ci-abc\n"),
+            ("a:1|c|#env:dev,x|@1", "a:1|c|#x,env:prod|@1|c:ci-abc\n"),
+        ] {
+            assert_eq!(written(&forward, line), expected);
         }
     }
 

@@ -7,7 +7,7 @@
 //!                     own thread           per host × state   cadence  │ lines
 //!                                                                      ├─▶ output × N ─▶ udp:// unixgram:// unixstream:// tcp:// stdout:
 //! apps ─ unix stream ─▶ listen ─ frames ─▶ message ─ lines ─▶ forward ─┘    queue, payload, transport
-//!                       tracker, limits     checks            tags
+//!                       tracker, limits     checks            tags, filters
 //! ```
 //!
 //! Two straight pipelines that meet at [`output`]. Data moves one way through
@@ -25,13 +25,16 @@ pub mod conntrack;
 pub mod flow;
 pub mod forward;
 pub mod frame;
+pub mod handover;
 pub mod hosts;
 pub mod listen;
 mod log_limit;
 pub mod message;
+mod names;
 pub mod netlink;
 pub mod netns;
 pub mod output;
+mod rate;
 pub mod report;
 pub mod sockets;
 pub mod tally;

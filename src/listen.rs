@@ -15,6 +15,7 @@ mod connection;
 mod datagram;
 mod intake;
 pub mod origin;
+mod pressure;
 pub(crate) mod socket;
 mod stream;
 mod tracker;
@@ -29,13 +30,14 @@ use tokio_util::sync::CancellationToken;
 use self::accept::Streams;
 use self::datagram::Datagrams;
 use self::intake::Stage;
+pub use self::pressure::{Pressure, Watch};
 use self::socket::SocketFile;
 use self::stream::Acceptor;
 pub use self::stream::Peer;
 pub use self::tracker::{Client, Tracker};
 use crate::address::{Address, HostPort};
 use crate::config;
-use crate::forward::{Forward, TagError};
+use crate::forward::{Forward, ForwardError};
 use crate::frame::MAX_FRAME_BYTES;
 use crate::log_limit::LogLimit;
 use crate::output::Fanout;
@@ -104,13 +106,13 @@ pub enum ListenError {
         "cannot listen on {0}: allow_uids works with unixstream:// alone, which tells who connects"
     )]
     Uids(Address),
-    /// One of the tags is none.
-    #[error("cannot listen on {address}: tags: {source}")]
-    Tag {
+    /// Its lines can't be made what its keys ask for.
+    #[error("cannot listen on {address}: {}: {source}", source.key())]
+    Forward {
         /// Where.
         address: Address,
-        /// What is wrong with it.
-        source: TagError,
+        /// What is wrong with them.
+        source: ForwardError,
     },
     /// Anything else.
     #[error("cannot listen on {address}: failed to {action}: {source}")]
@@ -140,6 +142,7 @@ fn remedy(address: &Address) -> &'static str {
 pub struct Listener {
     address: Address,
     tracker: Arc<Tracker>,
+    pressure: Arc<Pressure>,
     kind: Kind,
 }
 
@@ -166,7 +169,7 @@ impl Listener {
     /// When the address can't be listened on, with what stands in the way.
     pub async fn bind(config: &config::Listener) -> Result<Self, ListenError> {
         let address = &config.address;
-        let forward = Forward::new(&config.tags).map_err(|source| ListenError::Tag {
+        let forward = Forward::new(config).map_err(|source| ListenError::Forward {
             address: address.clone(),
             source,
         })?;
@@ -233,8 +236,15 @@ impl Listener {
         Ok(Self {
             address,
             tracker,
+            pressure: Arc::default(),
             kind,
         })
+    }
+
+    /// The same, reading only as fast as memory allows.
+    #[must_use]
+    pub fn under(self, pressure: Arc<Pressure>) -> Self {
+        Self { pressure, ..self }
     }
 
     /// Where it listens: with the port that the system chose, where 0 was asked for.
@@ -262,6 +272,7 @@ impl Listener {
             fanout,
             counters,
             log: LogLimit::new(LOG_LINES, LOG_WINDOW),
+            pressure: self.pressure,
         });
         match self.kind {
             Kind::Streams {

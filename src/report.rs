@@ -134,10 +134,14 @@ pub struct Process {
     pub resident: Option<u64>,
 }
 
-/// The process's resident memory in bytes, from `/proc/self/status`.
+/// The process's resident memory in bytes.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
+    resident_in(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// The resident memory in bytes that a `/proc/PID/status` tells of.
+pub(crate) fn resident_in(status: &str) -> Option<u64> {
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))?;

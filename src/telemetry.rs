@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub use self::collector::{CollectError, CollectorCounters, Correction, EventKind, Mode};
-pub use self::listener::{Closing, FrameDrop, ListenerCounters, Refusal};
+pub use self::listener::{Closing, FrameDrop, ListenerCounters, Refusal, Shed};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -288,7 +288,16 @@ impl OutputCounters {
         let gone = self.sent.get() + self.merged.get() + self.dropped.total() + self.spooled.get();
         self.accepted.get().saturating_sub(gone)
     }
+
+    /// Memory that those take, bytes, rather less than more.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.held() * LINE_BYTES + self.backlog_bytes.get()
+    }
 }
+
+/// What a line takes in memory at least, as a rule.
+const LINE_BYTES: u64 = 32;
 
 reasons! {
     /// Why the admin socket did not answer.
@@ -362,9 +371,15 @@ impl Telemetry {
             of.count("listener.frames", &listener.frames);
             of.count("listener.bytes", &listener.bytes);
             of.count("listener.lines", &listener.lines);
+            of.count("listener.lines_filtered", &listener.filtered);
             of.reasons("listener.lines_dropped", &listener.dropped);
+            of.reasons("listener.lines_dropped", &listener.shed);
             of.reasons("listener.frames_dropped", &listener.frames_dropped);
             of.count("listener.waits", &listener.waits);
+            of.count("listener.throttled", &listener.throttled);
+            of.count("listener.throttled_us", &listener.throttled_us);
+            of.count("listener.pressure_waits", &listener.pressure_waits);
+            of.count("listener.pressure_us", &listener.pressure_us);
             of.count("listener.abandoned_bytes", &listener.abandoned_bytes);
             of.count("listener.kernel_drops", &listener.kernel_drops);
         }

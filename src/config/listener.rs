@@ -1,5 +1,7 @@
 //! `[[listener]]`: where lines come from.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ByteRate, ByteSize, FileMode, Interval, Owner};
@@ -57,6 +59,14 @@ pub struct Listener {
     pub tags: Vec<String>,
     /// Users who may send; empty means whoever the file mode lets in.
     pub allow_uids: Vec<u32>,
+    /// Globs of the names (of events: titles) that pass; empty means all.
+    pub allow: Vec<String>,
+    /// Globs of the names that do not, whatever `allow` says.
+    pub deny: Vec<String>,
+    /// Globs of the keys of tags that are taken off every line.
+    pub drop_tags: Vec<String>,
+    /// Prefixes of names, and what stands in their place; the longest counts.
+    pub rename: BTreeMap<String, String>,
 }
 
 impl Default for Listener {
@@ -74,6 +84,10 @@ impl Default for Listener {
             origin: OriginChoice::Field,
             tags: Vec::new(),
             allow_uids: Vec::new(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            drop_tags: Vec::new(),
+            rename: BTreeMap::new(),
         }
     }
 }

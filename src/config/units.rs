@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::MemoryLimit;
+
 /// Why a text is not the quantity that its key asks for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
@@ -23,6 +25,9 @@ pub enum UnitError {
         "{0:?} is not a burst: write a size, as in \"64KiB\", or \"\" for what the rate lets go in a second"
     )]
     Burst(String),
+    /// Not a size, for memory.
+    #[error("{0:?} is not a limit: write \"auto\" for the cgroup's, or a size, as in \"64MiB\"")]
+    Memory(String),
     /// Not a duration, for what is merged.
     #[error("{0:?} is not a time to merge for: write a duration, as in \"10s\", or \"\" for none")]
     Aggregate(String),
@@ -57,7 +62,15 @@ macro_rules! through_text {
     )+};
 }
 through_text!(
-    Interval, ByteSize, ByteRate, Burst, Aggregate, FileMode, Owner, MarkFilter
+    Interval,
+    ByteSize,
+    ByteRate,
+    Burst,
+    Aggregate,
+    FileMode,
+    Owner,
+    MarkFilter,
+    MemoryLimit
 );
 
 /// A number and what follows it.

@@ -1,17 +1,15 @@
 //! What only several keys together, or a value's bounds, can show to be wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 mod groups;
+mod listener;
 
-use super::{
-    Config, Format, Interval, LineSource, Listener, Names, OnFull, OriginChoice, Output,
-    SourceChoice,
-};
+use super::{ByteRate, Config, Format, LineSource, Names, OnFull, Output, SourceChoice};
 use crate::address::{Address, reaches};
 use crate::report::text::check_tag;
 
@@ -35,9 +33,6 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_UDP_PAYLOAD: u64 = 65_507;
 const MIN_PAYLOAD: u64 = 128;
 const MAX_PAYLOAD: u64 = 1 << 20;
-const MIN_FRAME: u64 = 64;
-/// A length prefix is told from text by its high byte, which is zero below this.
-const MAX_FRAME: u64 = (1 << 24) - 1;
 /// A read takes up to this much room in the queue at once.
 const MIN_QUEUE: u64 = 64 << 10;
 
@@ -45,6 +40,9 @@ const MIN_QUEUE: u64 = 64 << 10;
 const MIN_RATE: u64 = 1 << 10;
 /// More than what writes to one socket come to.
 const MAX_RATE: u64 = 1 << 30;
+
+/// What is noted of keys that are there for later.
+const NOTHING: &str = "has no effect in this version";
 
 struct Mistakes(Vec<Mistake>);
 
@@ -91,25 +89,12 @@ impl Config {
             self.check_output(&format!("output[{index}]"), output, &mut found);
         }
         self.check_groups(&mut found);
+        self.check_listeners(&mut found);
         self.check_spools(&mut found);
-        let mut seen = BTreeSet::new();
-        for (index, listener) in self.listeners.iter().enumerate() {
-            let key = format!("listener[{index}]");
-            check_listener(&key, listener, &mut found);
-            if !seen.insert(listener.address.to_string()) {
-                found.add(
-                    format!("{key}.address"),
-                    format!("{} is listened on already", listener.address),
-                );
-            }
-        }
         self.check_admin(&mut found);
         let memory = &self.memory;
         if !(memory.low > 0.0 && memory.low <= memory.high && memory.high <= 1.0) {
             found.add("memory.low", "0 < low <= high <= 1 must hold");
-        }
-        if memory.limit != "auto" && memory.limit.parse::<super::ByteSize>().is_err() {
-            found.add("memory.limit", "write \"auto\" or a size, as in \"64MiB\"");
         }
         found.0
     }
@@ -222,7 +207,8 @@ impl Config {
                 ),
             );
         }
-        check_rate(key, output, found);
+        check_rate(key, output.rate, found);
+        check_burst(key, output, found);
         let least = MIN_QUEUE.max(2 * payload);
         if output.queue.0 < least {
             found.add(
@@ -271,7 +257,6 @@ impl Config {
     /// Keys that are set to what this version does not do, and what it does instead.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        const NOTHING: &str = "has no effect in this version";
         let default = Self::default();
         let mut notes = Vec::new();
         let mut note = |differs: bool, key: &str, effect: &str| {
@@ -286,7 +271,6 @@ impl Config {
         );
         for (differs, key) in [
             (self.hosts.names != Names::None, "hosts.names"),
-            (self.memory != default.memory, "[memory]"),
             (self.admin.http != default.admin.http, "admin.http"),
         ] {
             note(differs, key, NOTHING);
@@ -321,32 +305,26 @@ impl Config {
                 );
             }
         }
-        let usual = Listener::default();
-        for (index, listener) in self.listeners.iter().enumerate() {
-            note(
-                listener.origin == OriginChoice::Tags,
-                &format!("listener[{index}].origin"),
-                "\"tags\" acts as \"none\" in this version",
-            );
-            note(
-                listener.rate != usual.rate,
-                &format!("listener[{index}].rate"),
-                NOTHING,
-            );
-        }
+        self.note_listeners(&mut note);
         notes
     }
 }
 
-fn check_rate(key: &str, output: &Output, found: &mut Mistakes) {
-    let Some(rate) = output.rate.0 else {
-        return;
-    };
-    if !(MIN_RATE..=MAX_RATE).contains(&rate.0) {
+fn check_rate(key: &str, rate: ByteRate, found: &mut Mistakes) {
+    if rate
+        .0
+        .is_some_and(|rate| !(MIN_RATE..=MAX_RATE).contains(&rate.0))
+    {
         found.add(
             format!("{key}.rate"),
             "must be from 1KiB/s to 1GiB/s, or \"\" for no limit",
         );
+    }
+}
+
+fn check_burst(key: &str, output: &Output, found: &mut Mistakes) {
+    if output.rate.0.is_none() {
+        return;
     }
     let (payload, burst) = (output.payload_limit() as u64, output.burst_bytes());
     if !(payload..=MAX_RATE).contains(&burst) && output.burst.0.is_some() {
@@ -428,37 +406,4 @@ fn address_of(host: &str) -> Option<IpAddr> {
         "ip6-localhost" | "ip6-loopback" => Some(Ipv6Addr::LOCALHOST.into()),
         _ => host.parse().ok(),
     }
-}
-
-fn check_listener(key: &str, listener: &Listener, found: &mut Mistakes) {
-    let what = match listener.address {
-        Address::Stdout => Some("nothing comes in by stdout:"),
-        Address::Unix(_) => Some("a listener cannot find out what its clients speak:"),
-        _ => None,
-    };
-    if let Some(what) = what {
-        found.add(
-            format!("{key}.address"),
-            format!("{what} write unixstream:///path, unixgram:///path, udp:// or tcp://"),
-        );
-    }
-    if !listener.allow_uids.is_empty() && !matches!(listener.address, Address::UnixStream(_)) {
-        found.add(
-            format!("{key}.allow_uids"),
-            "works with unixstream:// alone, which tells who connects",
-        );
-    }
-    if listener.max_connections == 0 {
-        found.add(format!("{key}.max_connections"), "must be at least 1");
-    }
-    if !(MIN_FRAME..=MAX_FRAME).contains(&listener.max_frame.0) {
-        found.add(
-            format!("{key}.max_frame"),
-            format!("must be from {MIN_FRAME} to {MAX_FRAME} bytes"),
-        );
-    }
-    if listener.read_timeout == Interval::from_secs(0) {
-        found.add(format!("{key}.read_timeout"), "must be more than 0");
-    }
-    found.tags(&format!("{key}.tags"), &listener.tags);
 }

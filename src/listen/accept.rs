@@ -129,7 +129,8 @@ impl Streams {
         let (reader, handle) = accepted.split();
         let open = self.tracker.open(peer, handle, &stage.counters);
         let connection = Arc::clone(&open.connection);
-        let task = Task::new(Arc::clone(stage), reader, framer, forward, open);
+        let rate = self.config.rate;
+        let task = Task::new(Arc::clone(stage), reader, framer, forward, open, rate);
         connection.set_task(tasks.spawn(task.run()).abort_handle());
     }
 

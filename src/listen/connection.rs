@@ -8,13 +8,15 @@ use tokio::io::ReadBuf;
 use tokio::task::yield_now;
 
 use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Stage};
+use super::pressure::Keep;
 use super::stream::Reader;
 use super::tracker::Open;
-use crate::config::Framing;
+use crate::config::{ByteRate, Framing};
 use crate::forward::Forward;
 use crate::frame::{Cut, Framer};
 use crate::output::Room;
 use crate::output::backlog::SenderId;
+use crate::rate::Rate;
 use crate::telemetry::{Closing, FrameDrop};
 
 /// A connection's own state. It has a buffer only while a frame is incomplete.
@@ -27,6 +29,8 @@ pub(super) struct Task {
     pub(super) open: Open,
     /// The beginning of a frame.
     held: Vec<u8>,
+    /// What it may send; apart, as most may send what they like.
+    rate: Option<Box<Rate>>,
 }
 
 /// What a read came to.
@@ -46,6 +50,7 @@ impl Task {
         framer: Framer,
         forward: Forward,
         open: Open,
+        rate: ByteRate,
     ) -> Self {
         Self {
             stage,
@@ -54,6 +59,10 @@ impl Task {
             forward,
             open,
             held: Vec::new(),
+            // A second's worth may come at once.
+            rate: (rate.0)
+                .and_then(|rate| Rate::new(rate.0, rate.0))
+                .map(Box::new),
         }
     }
 
@@ -68,13 +77,27 @@ impl Task {
             if let Err(error) = self.stream.readable().await {
                 break self.fail(&error);
             }
+            self.open.connection.set_held_up(true);
+            let bytes = self.allowance();
+            if let Some(rate) = self.rate_held()
+                && !rate.is_ready(bytes)
+            {
+                // Apart, as every connection's task would have room for the timer.
+                let micros = Box::pin(rate.ready(bytes)).await;
+                stage.counters.throttled.add(1);
+                stage.counters.throttled_us.add(micros.unwrap_or_default());
+            }
+            let keep = stage.wait_for_memory().await;
             // Only who has something to read takes room, and nobody holds it idly.
-            self.open.connection.set_waits_for_room(true);
-            if room.refill(READ_BYTES).await {
+            if keep == Keep::All && room.refill(bytes).await {
                 stage.counters.waits.add(1);
             }
-            self.open.connection.set_waits_for_room(false);
-            let progress = poll_fn(|cx| Poll::Ready(self.read(cx, &mut room))).await;
+            self.open.connection.set_held_up(false);
+            let progress = poll_fn(|cx| {
+                let room = (keep == Keep::All).then_some(&mut room);
+                Poll::Ready(self.read(bytes, cx, room))
+            })
+            .await;
             room.release();
             match progress {
                 Progress::End(closing) => break closing,
@@ -90,6 +113,19 @@ impl Task {
         };
     }
 
+    /// The rate to be held: none once the connection is ended, of which no more comes
+    /// than what is queued.
+    fn rate_held(&mut self) -> Option<&mut Rate> {
+        let is_ended = self.open.connection.verdict().is_some();
+        self.rate.as_deref_mut().filter(|_| !is_ended)
+    }
+
+    /// Most bytes of the next read.
+    fn allowance(&mut self) -> usize {
+        self.rate_held()
+            .map_or(READ_BYTES, |rate| rate.burst().min(READ_BYTES))
+    }
+
     fn fail(&self, error: &std::io::Error) -> Closing {
         tracing::debug!(
             listener = %self.stage.listener, peer = %self.open.connection.peer, %error, "read failed"
@@ -97,11 +133,17 @@ impl Task {
         Closing::Error
     }
 
-    /// Reads once, and hands on the lines that are whole.
-    fn read(&mut self, cx: &mut Context<'_>, room: &mut Room<'_>) -> Progress {
+    /// Reads once, at most so many bytes, and hands on the lines that are whole; without
+    /// room, gives them up.
+    fn read(
+        &mut self,
+        bytes: usize,
+        cx: &mut Context<'_>,
+        room: Option<&mut Room<'_>>,
+    ) -> Progress {
         Scratch::lend(|scratch| {
             let held = self.held.len();
-            let (space, gathered) = scratch.parts(held + READ_BYTES);
+            let (space, gathered) = scratch.parts(held + bytes);
             let (before, free) = space.split_at_mut(held);
             let mut buffer = ReadBuf::new(free);
             match self.stream.poll_read(cx, &mut buffer) {
@@ -110,6 +152,9 @@ impl Task {
                 Poll::Ready(Ok(())) => {}
             }
             let read = buffer.filled().len();
+            if let Some(rate) = &mut self.rate {
+                rate.went(read);
+            }
             before.copy_from_slice(&self.held);
             let input = space.get(..held + read).unwrap_or_default();
             self.take(input, read, room, gathered)
@@ -121,7 +166,7 @@ impl Task {
         &mut self,
         input: &[u8],
         read: usize,
-        room: &mut Room<'_>,
+        room: Option<&mut Room<'_>>,
         gathered: &mut Vec<u8>,
     ) -> Progress {
         let stage = &*self.stage;
@@ -159,9 +204,9 @@ impl Task {
         stage.counters.bytes.add(read as u64);
         connection.bytes.add(read as u64);
         connection.frames.add(tally.frames);
-        connection.lines.add(tally.lines);
+        connection.lines.add(tally.good_lines());
         connection.bad_lines.add(tally.bad_lines);
-        connection.set_rest(!rest.is_empty(), self.framer.is_inside_frame(rest));
+        connection.set_rest(&self.framer, rest);
         if rest.is_empty() {
             self.held = Vec::new();
         } else {
@@ -190,6 +235,7 @@ mod tests {
             fanout: Arc::default(),
             counters: Arc::default(),
             log: LogLimit::new(LOG_LINES, LOG_WINDOW),
+            pressure: Arc::default(),
         });
         let (stream, _peer) = UnixStream::pair().unwrap();
         let accepted = Accepted::Unix(stream);
@@ -197,7 +243,14 @@ mod tests {
         let (reader, handle) = accepted.split();
         let open = Arc::<Tracker>::default().open(peer, handle, &stage.counters);
         let framer = Framer::new(Framing::Auto, 8 << 10);
-        let task = Task::new(stage, reader, framer, Forward::default(), open);
+        let task = Task::new(
+            stage,
+            reader,
+            framer,
+            Forward::default(),
+            open,
+            ByteRate::default(),
+        );
         let bytes = size_of_val(&task.run());
         assert!(bytes <= 768, "{bytes} bytes");
     }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::DRAIN_LIMIT;
 use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Stage};
+use super::pressure::Keep;
 use super::socket::SocketFile;
 use crate::forward::Forward;
 use crate::frame::Cut;
@@ -157,15 +158,20 @@ impl Datagrams {
                     continue;
                 },
             }
-            let waited = tokio::select! {
+            let ready = async {
+                let keep = stage.wait_for_memory().await;
+                if keep == Keep::All && room.refill(self.room_bytes()).await {
+                    stage.counters.waits.add(1);
+                }
+                keep
+            };
+            let keep = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                waited = room.refill(self.room_bytes()) => waited,
+                keep = ready => keep,
             };
-            if waited {
-                stage.counters.waits.add(1);
-            }
-            let burst = self.receive(&stage, &mut room, |buffer| socket.try_recv(buffer));
+            let space = (keep == Keep::All).then_some(&mut room);
+            let burst = self.receive(&stage, space, |buffer| socket.try_recv(buffer));
             room.release();
             match burst {
                 Ok(burst) if burst.is_dry => bursts = 0,
@@ -193,11 +199,12 @@ impl Datagrams {
     }
 
     /// Takes datagrams while the room that is reserved surely holds the next; of
-    /// small and of empty ones, fewer than it could hold.
+    /// small and of empty ones, fewer than it could hold. Without room, as many, whose
+    /// lines are given up.
     fn receive(
         &self,
         stage: &Stage,
-        room: &mut Room<'_>,
+        room: Option<&mut Room<'_>>,
         mut recv: impl FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<Burst> {
         Scratch::lend(|scratch| {
@@ -244,7 +251,7 @@ impl Datagrams {
             {
                 break self.abandon(queue, stage, most);
             }
-            let burst = self.receive(stage, room, |buffer| queue.recv(buffer));
+            let burst = self.receive(stage, Some(room), |buffer| queue.recv(buffer));
             room.release();
             match burst {
                 Ok(burst) if !burst.is_dry && burst.taken < most => most -= burst.taken,
@@ -310,14 +317,16 @@ mod tests {
             fanout: Arc::default(),
             counters: Arc::default(),
             log: LogLimit::new(LOG_LINES, LOG_WINDOW),
+            pressure: Arc::default(),
         }
     }
 
     #[test]
     fn empty_datagrams_without_end_leave_the_others_their_turn() {
         let stage = stage();
+        let mut room = stage.fanout.room(SenderId::unique());
         let mut received = 0;
-        let burst = datagrams().receive(&stage, &mut stage.fanout.room(SenderId::unique()), |_| {
+        let burst = datagrams().receive(&stage, Some(&mut room), |_| {
             received += 1;
             if received > READ_BYTES {
                 return Err(io::ErrorKind::TimedOut.into());

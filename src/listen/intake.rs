@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 
+use super::pressure::{Keep, Pressure};
 use crate::forward::Forward;
 use crate::frame::Cut;
 use crate::log_limit::LogLimit;
 use crate::message::{Malformed, Run, check_lines};
 use crate::output::{Fanout, Room};
-use crate::telemetry::{FrameDrop, ListenerCounters, Reason};
+use crate::telemetry::{FrameDrop, ListenerCounters, Reason, Shed};
 
 /// Room reserved before a read, and the most bytes of one.
 pub(super) const READ_BYTES: usize = 64 << 10;
@@ -62,9 +63,19 @@ pub(super) struct Stage {
     pub(super) fanout: Arc<Fanout>,
     pub(super) counters: Arc<ListenerCounters>,
     pub(super) log: LogLimit,
+    pub(super) pressure: Arc<Pressure>,
 }
 
 impl Stage {
+    /// Lets a read wait for as long as memory is too short for it.
+    pub(super) async fn wait_for_memory(&self) -> Keep {
+        if self.pressure.is_calm() {
+            return Keep::All;
+        }
+        // Apart, as every connection's task would have room for the timers.
+        Box::pin(self.pressure.wait(&self.counters)).await
+    }
+
     /// Counts a frame that is lost, and says so.
     pub(super) fn drop_frame(
         &self,
@@ -86,8 +97,23 @@ impl Stage {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
     pub(super) frames: u64,
+    /// Those that passed the check and the filter.
     pub(super) lines: u64,
+    /// Those that passed the check alone.
+    pub(super) filtered: u64,
     pub(super) bad_lines: u64,
+}
+
+impl Tally {
+    /// Lines that passed the check.
+    pub(super) const fn good_lines(self) -> u64 {
+        self.lines + self.filtered
+    }
+
+    /// Lines of all kinds.
+    const fn all_lines(self) -> u64 {
+        self.good_lines() + self.bad_lines
+    }
 }
 
 /// The lines of one read on their way.
@@ -95,7 +121,8 @@ pub(super) struct Batch<'a, 'f> {
     stage: &'a Stage,
     forward: &'a Forward,
     peer: &'a dyn fmt::Display,
-    room: &'a mut Room<'f>,
+    /// None where lines are given up.
+    room: Option<&'a mut Room<'f>>,
     gathered: &'a mut Vec<u8>,
     gathered_lines: u64,
     tally: Tally,
@@ -106,7 +133,7 @@ impl<'a, 'f> Batch<'a, 'f> {
         stage: &'a Stage,
         forward: &'a Forward,
         peer: &'a dyn fmt::Display,
-        room: &'a mut Room<'f>,
+        room: Option<&'a mut Room<'f>>,
         gathered: &'a mut Vec<u8>,
     ) -> Self {
         gathered.clear();
@@ -125,10 +152,10 @@ impl<'a, 'f> Batch<'a, 'f> {
     pub(super) fn take(&mut self, cut: Cut<&[u8]>, is_unframed: bool) {
         match cut {
             Cut::Body(body) => {
-                let before = self.tally.lines + self.tally.bad_lines;
+                let before = self.tally.all_lines();
                 self.take_body(body);
                 self.tally.frames += if is_unframed {
-                    self.tally.lines + self.tally.bad_lines - before
+                    self.tally.all_lines() - before
                 } else {
                     1
                 };
@@ -143,31 +170,46 @@ impl<'a, 'f> Batch<'a, 'f> {
     }
 
     fn take_body(&mut self, body: &[u8]) {
-        let as_is = self.forward.is_identity();
+        let filter = self.forward.filter();
+        let takes_all = filter.takes_all();
         check_lines(body, |run| match run {
-            Run::Lines(lines, count) => {
-                self.tally.lines += count;
-                if as_is {
-                    self.hand_on(lines, count);
-                } else {
-                    let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
-                    for line in lines.split(|&byte| byte == b'\n') {
-                        self.rewrite(line);
-                    }
+            Run::Lines(lines, count) if takes_all => self.pass(lines, count),
+            Run::Lines(lines, _) => {
+                let left_out = filter.runs(lines, |lines, count| self.pass(lines, count));
+                self.tally.filtered += left_out;
+            }
+            Run::Bare(line) if filter.takes(line) => {
+                self.tally.lines += 1;
+                if self.room.is_some() {
+                    self.rewrite(line);
                 }
             }
-            Run::Bare(line) => {
-                self.tally.lines += 1;
-                self.rewrite(line);
-            }
+            Run::Bare(_) => self.tally.filtered += 1,
             Run::Bad(line, reason) => self.drop_line(line, reason),
         });
+    }
+
+    /// Takes lines, each with its newline, that passed the check and the filter.
+    fn pass(&mut self, lines: &[u8], count: u64) {
+        self.tally.lines += count;
+        if self.room.is_none() {
+            // Nobody gets them.
+        } else if self.forward.is_identity() {
+            self.hand_on(lines, count);
+        } else {
+            let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
+            for line in lines.split(|&byte| byte == b'\n') {
+                self.rewrite(line);
+            }
+        }
     }
 
     fn hand_on(&mut self, lines: &[u8], count: u64) {
         if lines.len() >= DIRECT_BYTES {
             self.flush();
-            self.room.push(lines, count);
+            if let Some(room) = &mut self.room {
+                room.push(lines, count);
+            }
         } else {
             self.gathered.extend_from_slice(lines);
             self.gathered_lines += count;
@@ -188,8 +230,10 @@ impl<'a, 'f> Batch<'a, 'f> {
     }
 
     fn flush(&mut self) {
-        if self.gathered_lines > 0 {
-            self.room.push(self.gathered, self.gathered_lines);
+        if self.gathered_lines > 0
+            && let Some(room) = &mut self.room
+        {
+            room.push(self.gathered, self.gathered_lines);
             self.gathered.clear();
             self.gathered_lines = 0;
         }
@@ -211,12 +255,17 @@ impl<'a, 'f> Batch<'a, 'f> {
         }
     }
 
-    /// Hands on what is left, and counts.
+    /// Hands on what is left, and counts: where there is no room to hand it on by, lines
+    /// are given up.
     pub(super) fn finish(mut self) -> Tally {
         self.flush();
         let counters = &self.stage.counters;
         counters.frames.add(self.tally.frames);
-        counters.lines.add(self.tally.lines);
+        match self.room {
+            Some(_) => counters.lines.add(self.tally.lines),
+            None => counters.shed.add(Shed::Pressure, self.tally.lines),
+        }
+        counters.filtered.add(self.tally.filtered);
         self.tally
     }
 }

@@ -4,14 +4,12 @@
 //! The name is that of the line as it comes, before the output's format makes
 //! another of it.
 
-use memchr::{memchr, memchr_iter};
-
-use crate::message::{Part, scan};
+use crate::names::{Globs, called, taken_runs};
 
 /// Globs of the names that an output takes; none for all of them.
 #[derive(Debug, Default)]
 pub struct Only {
-    globs: Box<[Glob]>,
+    globs: Globs,
 }
 
 /// The lines of a batch that an output takes.
@@ -30,14 +28,11 @@ impl Only {
     /// character, all else for itself. No glob at all takes every line.
     #[must_use]
     pub fn new(globs: &[String]) -> Self {
-        let matches_all = |glob: &String| !glob.is_empty() && glob.bytes().all(|byte| byte == b'*');
-        if globs.iter().any(matches_all) {
+        let globs = Globs::new(globs);
+        if globs.match_all() {
             return Self::default();
         }
-        let globs = globs.iter().map(|glob| Glob(glob.as_bytes().into()));
-        Self {
-            globs: globs.collect(),
-        }
+        Self { globs }
     }
 
     /// Whether every line is taken, whatever it is called.
@@ -49,10 +44,7 @@ impl Only {
     /// Whether it takes this line, with its newline or without.
     #[must_use]
     pub fn takes(&self, line: &[u8]) -> bool {
-        self.takes_all() || {
-            let name = called(line);
-            self.globs.iter().any(|glob| glob.matches(name))
-        }
+        self.takes_all() || self.globs.match_name(called(line))
     }
 
     /// What it takes of `count` lines, each with its newline. They stay where they
@@ -67,97 +59,25 @@ impl Only {
             return whole;
         }
         gathered.clear();
-        let part = |from, to| lines.get(from..to).unwrap_or_default();
-        // Where the line begins, and the run of lines taken that it may continue.
-        let (mut begin, mut run) = (0, 0);
-        let mut left_out = 0;
-        for end in memchr_iter(b'\n', lines).map(|newline| newline + 1) {
-            if !self.takes(part(begin, end)) {
-                gathered.extend_from_slice(part(run, begin));
-                run = end;
-                left_out += 1;
-            }
-            begin = end;
-        }
+        let left_out = taken_runs(
+            lines,
+            |line| self.takes(line),
+            |run, _| {
+                // A run of them all is the batch itself.
+                if run.len() < lines.len() {
+                    gathered.extend_from_slice(run);
+                }
+            },
+        );
         if left_out == 0 {
             return whole;
         }
-        gathered.extend_from_slice(part(run, lines.len()));
         Picked {
             lines: gathered,
             count: count.saturating_sub(left_out),
             left_out,
         }
     }
-}
-
-/// What a well-formed line is called.
-fn called(line: &[u8]) -> &[u8] {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    if let [b'_', ..] = line {
-        // An event's title may hold a colon, and a check's name another.
-        let mut found: &[u8] = &[];
-        let scanned = scan(line, |part| {
-            if let Part::Name(name) | Part::Title(name) = part {
-                found = name;
-            }
-        });
-        if scanned.is_ok() {
-            return found;
-        }
-    }
-    let end = memchr(b':', line).unwrap_or(line.len());
-    line.get(..end).unwrap_or_default()
-}
-
-#[derive(Debug)]
-struct Glob(Box<[u8]>);
-
-impl Glob {
-    /// Only the last star is ever gone back to: what stands before it has matched
-    /// as early as it can, which leaves the most to the rest.
-    fn matches(&self, name: &[u8]) -> bool {
-        let (mut glob, mut name) = (&*self.0, name);
-        // What follows the last star, and the text of which it may take one more.
-        let mut star: Option<(&[u8], &[u8])> = None;
-        loop {
-            match (glob, name) {
-                ([b'*'], _) | ([], []) => return true,
-                ([b'*', rest @ ..], _) => {
-                    star = Some((rest, name));
-                    glob = rest;
-                    continue;
-                }
-                ([b'?', rest @ ..], [_, ..]) => {
-                    (glob, name) = (rest, behind_char(name));
-                    continue;
-                }
-                ([wanted, glob_rest @ ..], [byte, name_rest @ ..]) if wanted == byte => {
-                    (glob, name) = (glob_rest, name_rest);
-                    continue;
-                }
-                _ => {}
-            }
-            match star {
-                Some((rest, text @ [_, ..])) => {
-                    (glob, name) = (rest, behind_char(text));
-                    star = Some((glob, name));
-                }
-                _ => return false,
-            }
-        }
-    }
-}
-
-/// A text without its first character; of what is no UTF-8, without some bytes.
-fn behind_char(text: &[u8]) -> &[u8] {
-    let is_inside = |byte: &u8| byte & 0xc0 == 0x80;
-    let length = text
-        .iter()
-        .skip(1)
-        .take_while(|&byte| is_inside(byte))
-        .count();
-    text.get(1 + length..).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -170,34 +90,6 @@ mod tests {
     fn only(globs: &[&str]) -> Only {
         let globs: Vec<String> = globs.iter().map(ToString::to_string).collect();
         Only::new(&globs)
-    }
-
-    fn matches(glob: &str, name: &str) -> bool {
-        Glob(glob.as_bytes().into()).matches(name.as_bytes())
-    }
-
-    #[test]
-    fn a_glob_matches_the_whole_name() {
-        for (glob, name, expected) in [
-            ("app.*", "app.requests", true),
-            ("app.*", "app.", true),
-            ("app.*", "app", false),
-            ("app.*", "my.app.requests", false),
-            ("*.errors", "app.http.errors", true),
-            ("*.errors", "app.errors.total", false),
-            ("a*b*c", "a.b.b.c", true),
-            ("a*b*c", "a.c.b", false),
-            ("app.?", "app.1", true),
-            ("app.?", "app.é", true),
-            ("app.?", "app.12", false),
-            ("app.?", "app.", false),
-            ("*?", "", false),
-            ("[ab]", "a", false),
-            ("App", "app", false),
-            ("", "", true),
-        ] {
-            assert_eq!(matches(glob, name), expected, "{glob} {name}");
-        }
     }
 
     #[test]
@@ -241,31 +133,7 @@ mod tests {
         assert!(!only(&["a*"]).takes_all());
     }
 
-    /// The definition, as short as it can be written.
-    fn reference(glob: &[char], name: &[char]) -> bool {
-        match (glob, name) {
-            ([], []) => true,
-            (['*', rest @ ..], _) => (0..=name.len()).any(|at| reference(rest, &name[at..])),
-            (['?', rest @ ..], [_, name @ ..]) => reference(rest, name),
-            ([wanted, rest @ ..], [char, name @ ..]) => wanted == char && reference(rest, name),
-            _ => false,
-        }
-    }
-
     proptest! {
-        #[test]
-        fn prop_a_glob_matches_what_its_definition_says(glob in "[ab.é*?]{0,8}", name in "[ab.é]{0,10}") {
-            let chars = |text: &str| text.chars().collect::<Vec<_>>();
-            prop_assert_eq!(matches(&glob, &name), reference(&chars(&glob), &chars(&name)));
-        }
-
-        #[test]
-        fn prop_a_star_matches_all_and_a_literal_itself_alone(name in "[^*?]{0,20}", other in "[^*?]{0,20}") {
-            prop_assert!(matches("*", &name));
-            prop_assert!(matches(&name, &name));
-            prop_assert_eq!(matches(&name, &other), name == other);
-        }
-
         /// A batch is the sum of its lines, and a line is called as the grammar says.
         #[test]
         fn prop_a_batch_is_picked_line_by_line(

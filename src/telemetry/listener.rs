@@ -16,6 +16,14 @@ reasons! {
 }
 
 reasons! {
+    /// Why a line was given up that passed the check.
+    Shed {
+        /// Memory was spent for longer than reading may stop.
+        Pressure = "pressure",
+    }
+}
+
+reasons! {
     /// Why a connection was not accepted.
     Refusal {
         /// `max_connections` are open.
@@ -62,12 +70,24 @@ pub struct ListenerCounters {
     pub bytes: Counter,
     /// Lines that passed the check and were handed on.
     pub lines: Counter,
-    /// Lines that did not.
+    /// Lines that passed the check and that `allow` and `deny` left out.
+    pub filtered: Counter,
+    /// Lines that did not pass the check.
     pub dropped: PerReason<Malformed>,
+    /// Lines that passed the check and the filter, and were given up.
+    pub shed: PerReason<Shed>,
     /// Frames that were dropped whole.
     pub frames_dropped: PerReason<FrameDrop>,
     /// Reads that waited for room in an output's queue.
     pub waits: Counter,
+    /// Reads that waited for their connection's rate.
+    pub throttled: Counter,
+    /// How long they did, all together, microseconds.
+    pub throttled_us: Counter,
+    /// Reads that waited for want of memory.
+    pub pressure_waits: Counter,
+    /// How long they did, all together, microseconds.
+    pub pressure_us: Counter,
     /// Bytes left in senders' sockets when the daemon's grace was over.
     pub abandoned_bytes: Counter,
     /// Datagrams that the kernel dropped for want of room in the socket.

@@ -2,6 +2,9 @@
 #![cfg(test)]
 
 mod datagram;
+mod lines;
+mod pressure;
+mod rate;
 mod socket;
 mod stop;
 mod stream;
@@ -12,7 +15,7 @@ use std::time::Duration;
 
 use conntally::address::Address;
 use conntally::config::{self, LineSource, OnFull, OriginChoice};
-use conntally::listen::{Listener, Tracker};
+use conntally::listen::{Listener, Pressure, Tracker};
 use conntally::output::Fanout;
 use conntally::output::payload::{Delimiter, Shape, count_lines};
 use conntally::output::queue::{Outlet, Settings, queue};
@@ -48,6 +51,15 @@ impl Rig {
 
     /// A listener of this scheme on a socket file, unless the change says otherwise.
     async fn start(scheme: &str, change: impl FnOnce(&mut config::Listener)) -> Self {
+        Self::under(Arc::default(), scheme, change).await
+    }
+
+    /// The same, where memory may be short.
+    async fn under(
+        pressure: Arc<Pressure>,
+        scheme: &str,
+        change: impl FnOnce(&mut config::Listener),
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("dsd.socket");
         let mut config = config::Listener {
@@ -74,6 +86,7 @@ impl Rig {
         let stop = CancellationToken::new();
         let address = listener.address().clone();
         let tracker = listener.tracker();
+        let listener = listener.under(pressure);
         let run = listener.run(Arc::new(fanout), Arc::clone(&counters), stop.clone());
         Self {
             directory,

@@ -1,5 +1,7 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::config::{Burst, ByteRate, ByteSize};

@@ -1,14 +1,19 @@
 //! Any bytes as a line: the check and the view agree, and what is forwarded is
 //! still a message.
-#![no_main]
 
+use conntally::config::Listener;
 use conntally::forward::Forward;
 use conntally::message::{Message, Run, check, check_lines};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|body: &[u8]| {
-    let forward = Forward::new(&["added:1".to_owned()])
-        .expect("a tag")
+pub(crate) fn run(body: &[u8]) {
+    let config = Listener {
+        tags: vec!["added:1".to_owned()],
+        drop_tags: vec!["a*".to_owned()],
+        rename: [("a".to_owned(), "_".to_owned())].into(),
+        ..Listener::default()
+    };
+    let forward = Forward::new(&config)
+        .expect("valid rules")
         .with_container("added");
     let mut written = Vec::new();
     check_lines(body, |run| {
@@ -30,4 +35,4 @@ fuzz_target!(|body: &[u8]| {
             assert_eq!(check(written), kind);
         }
     });
-});
+}

@@ -122,6 +122,17 @@ impl Receiver {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// Waits for so many lines, and returns them as they came, each with its newline.
+    #[track_caller]
+    pub(crate) fn bytes(&self, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        eventually(&format!("{count} lines arrive"), || {
+            bytes = fs::read(&self.received).unwrap();
+            memchr::memchr_iter(b'\n', &bytes).count() >= count
+        });
+        bytes
+    }
+
     /// Waits for so many lines, and returns them sorted.
     #[track_caller]
     pub(crate) fn sorted(&self, count: usize) -> Vec<String> {
