@@ -27,6 +27,23 @@ pub(crate) struct SocketFile {
     identity: FileId,
 }
 
+impl SocketFile {
+    /// The file of a socket that another process bound.
+    pub(super) fn inherited(path: &Path, identity: FileId) -> Self {
+        Self {
+            path: path.to_owned(),
+            identity,
+        }
+    }
+
+    /// Leaves the file where it is, to the process that takes our place.
+    pub(super) fn leave(self) -> FileId {
+        let identity = self.identity;
+        std::mem::forget(self);
+        identity
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let Ok(there) = FileId::of(&self.path) else {
