@@ -16,6 +16,7 @@ mod datagram;
 mod intake;
 pub mod origin;
 mod pressure;
+mod senders;
 pub(crate) mod socket;
 mod stream;
 mod tracker;
@@ -31,6 +32,7 @@ use self::accept::Streams;
 use self::datagram::Datagrams;
 use self::intake::Stage;
 pub use self::pressure::{Pressure, Watch};
+use self::senders::Senders;
 use self::socket::SocketFile;
 use self::stream::Acceptor;
 pub use self::stream::Peer;
@@ -182,7 +184,7 @@ impl Listener {
             file,
             streams: Box::new(Streams {
                 config: config.clone(),
-                forward: forward.clone(),
+                senders: Senders::new(forward.clone(), config.origin),
                 tracker: Arc::clone(&tracker),
             }),
         };
@@ -191,7 +193,7 @@ impl Listener {
             file,
             datagrams: Datagrams {
                 max_frame: config.max_frame.as_usize().min(MAX_FRAME_BYTES),
-                forward: forward.clone(),
+                senders: Senders::new(forward.clone(), config.origin),
                 kernel_drops: 0,
             },
         };
@@ -207,8 +209,8 @@ impl Listener {
                 (streams(Acceptor::Unix(listener), Some(file)), None)
             }
             Address::UnixDatagram(path) => {
-                let (socket, file) = socket::unix_datagram(place(path))?;
-                let socket = datagram::Socket::Unix(socket);
+                let (socket, tells, file) = socket::unix_datagram(place(path))?;
+                let socket = datagram::Socket::Unix(socket, tells);
                 (datagrams(socket, Some(file)), None)
             }
             Address::Tcp(host) => {

@@ -12,13 +12,12 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::Task;
 use super::intake::Stage;
-use super::origin;
+use super::senders::Senders;
 use super::socket::SocketFile;
 use super::stream::{Accepted, Acceptor};
 use super::tracker::{Limits, Tracker};
 use super::{DRAIN_LIMIT, GRACE};
-use crate::config::{self, OriginChoice};
-use crate::forward::Forward;
+use crate::config;
 use crate::frame::Framer;
 use crate::telemetry::{Reason, Refusal};
 
@@ -36,14 +35,14 @@ const SWEEPS_PER_TIMEOUT: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Streams {
     pub(super) config: config::Listener,
-    pub(super) forward: Forward,
+    pub(super) senders: Senders,
     pub(super) tracker: Arc<Tracker>,
 }
 
 impl Streams {
     /// Accepts until `stop`, then lets the connections end.
     pub(super) async fn run(
-        self,
+        mut self,
         acceptor: Acceptor,
         file: Option<SocketFile>,
         stage: Arc<Stage>,
@@ -95,7 +94,7 @@ impl Streams {
     }
 
     /// Starts a connection's task, or closes it at once.
-    fn admit(&self, accepted: Accepted, stage: &Arc<Stage>, tasks: &TaskTracker) {
+    fn admit(&mut self, accepted: Accepted, stage: &Arc<Stage>, tasks: &TaskTracker) {
         let peer = accepted.peer();
         let allowed = &self.config.allow_uids;
         let refusal = if self.tracker.len() >= self.config.max_connections {
@@ -116,13 +115,10 @@ impl Streams {
             return;
         }
         let peer = peer.with_program();
-        let container = match self.config.origin {
-            OriginChoice::Field => peer.pid.and_then(origin::container_of),
-            OriginChoice::None | OriginChoice::Tags => None,
-        };
-        let forward = match container {
-            Some(id) => self.forward.with_container(&id),
-            None => self.forward.clone(),
+        self.senders.next_turn();
+        let forward = match peer.pid {
+            Some(pid) => self.senders.of(pid).clone(),
+            None => self.senders.plain().clone(),
         };
         tracing::debug!(listener = %stage.listener, %peer, "connection accepted");
         let framer = Framer::new(self.config.framing, self.config.max_frame.as_usize());
@@ -136,7 +132,7 @@ impl Streams {
 
     /// No new connections; the open ones are told, then given time to end by
     /// themselves, then ended behind what they have sent.
-    async fn stop(self, acceptor: Acceptor, stage: &Arc<Stage>, tasks: TaskTracker) {
+    async fn stop(mut self, acceptor: Acceptor, stage: &Arc<Stage>, tasks: TaskTracker) {
         // Who is in the accept queue may have sent already, and gone.
         for accepted in acceptor.into_queued() {
             self.admit(accepted, stage, &tasks);

@@ -8,4 +8,5 @@ pub(crate) mod inject;
 pub(crate) mod lines;
 pub(crate) mod netns;
 pub(crate) mod receiver;
+pub(crate) mod sender;
 pub(crate) mod tools;
