@@ -25,6 +25,7 @@ pub mod conntrack;
 pub mod flow;
 pub mod forward;
 pub mod frame;
+pub mod handover;
 pub mod hosts;
 pub mod listen;
 mod log_limit;

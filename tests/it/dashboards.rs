@@ -1,7 +1,7 @@
 //! What Datadog's own dashboards read of the agent, as of any `DogStatsD` client.
 
 use crate::support::clients::send;
-use crate::support::daemon::daemon;
+use crate::support::daemon::relay;
 use crate::support::lines::total;
 use crate::support::receiver::Receiver;
 
@@ -14,18 +14,13 @@ fn the_outputs_of_a_running_daemon_are_told_of_as_clients() {
     let [datagrams, text] =
         ["unixgram", "tcp"].map(|scheme| Receiver::start(scheme, &directory.join(scheme)));
     let socket = directory.join("in.socket");
-    let mut daemon = daemon(
+    let mut daemon = relay(
         directory,
         &format!(
-            "interval = \"200ms\"\n\
-             [collector]\nsource = \"off\"\n\
-             [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n\
-             [[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\n\
+            "[[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\n\
              [[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\n\
              [[output]]\naddress = \"unixgram://{}\"\nsources = [\"listeners\"]\n\
-             queue = \"64KiB\"\non_full = \"drop\"\n\
-             [[output]]\naddress = \"stdout:\"\nsources = [\"collector\"]\n",
-            socket.display(),
+             queue = \"64KiB\"\non_full = \"drop\"\n",
             datagrams.address,
             text.address,
             directory.join("absent.socket").display(),

@@ -7,8 +7,9 @@ use std::{io::Write, thread};
 use rustix::process::Signal;
 
 use crate::support::clients::{framed, send};
-use crate::support::daemon::{Program, daemon};
-use crate::support::lines::{last, total};
+use crate::support::counted::Counted;
+use crate::support::daemon::{Program, daemon, relay};
+use crate::support::lines::total;
 use crate::support::netns::eventually;
 use crate::support::receiver::Receiver;
 
@@ -164,19 +165,9 @@ fn every_line_comes_out_or_is_counted_with_its_reason() {
     let truncated = &["reason:truncated"];
     assert_eq!(count("conntally.listener.frames_dropped", truncated), 1);
     assert_eq!(count("conntally.listener.lines", &[]), sent);
-    assert_eq!(count("conntally.output.lines", to_receiver), sent);
-    assert_balanced(&ended.stdout, to_receiver);
-}
-
-/// Rule 1, for an output that does not carry these very numbers.
-#[track_caller]
-fn assert_balanced(telemetry: &str, output: &[&str]) {
-    let count = |name: &str| total(telemetry, name, output);
-    let held = last(telemetry, "conntally.output.lines_held", output).unwrap();
-    assert_eq!(
-        count("conntally.output.lines"),
-        count("conntally.output.lines_sent") + count("conntally.output.lines_dropped") + held
-    );
+    let counted = Counted::of(&ended.stdout, &receiver.address);
+    assert_eq!(counted.accepted, sent);
+    counted.assert_balanced();
 }
 
 #[test]
@@ -185,16 +176,11 @@ fn an_output_that_drops_counts_what_it_drops() {
     let directory = directory.path();
     let receiver = Receiver::start("unixstream", &directory.join("out"));
     let socket = directory.join("in.socket");
-    let mut daemon = daemon(
+    let mut daemon = relay(
         directory,
         &format!(
-            "interval = \"200ms\"\n\
-             [collector]\nsource = \"off\"\n\
-             [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n\
-             [[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\n\
-             queue = \"64KiB\"\non_full = \"drop\"\n\
-             [[output]]\naddress = \"stdout:\"\nsources = [\"collector\"]\n",
-            socket.display(),
+            "[[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\n\
+             queue = \"64KiB\"\non_full = \"drop\"\n",
             receiver.address
         ),
     );
@@ -209,22 +195,19 @@ fn an_output_that_drops_counts_what_it_drops() {
         stream.write_all(&framed(payload.as_bytes())).unwrap();
     }
     drop(stream);
-    let output: &[&str] = &["output:unixstream"];
     let all = lines + 1;
+    let counted = |text: &str| Counted::of(text, &receiver.address);
     daemon.until("every line is taken or dropped", |daemon| {
-        let text = daemon.stdout.text();
-        let count = |name: &str| total(&text, name, output);
-        let held = last(&text, "conntally.output.lines_held", output);
-        let gone = count("conntally.output.lines_sent") + count("conntally.output.lines_dropped");
-        count("conntally.output.lines") == all && held.is_some_and(|held| gone + held == all)
+        let counted = counted(&daemon.stdout.text());
+        counted.accepted == all && counted.sent + counted.dropped + counted.held == all
     });
     receiver.resume();
     daemon.until("what was held is sent", |daemon| {
-        last(&daemon.stdout.text(), "conntally.output.lines_held", output) == Some(0)
+        counted(&daemon.stdout.text()).have_gone(all)
     });
     let ended = daemon.stop();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert_balanced(&ended.stdout, output);
+    counted(&ended.stdout).assert_balanced();
     let full: &[&str] = &["output:unixstream", "reason:queue_full"];
     let dropped = total(&ended.stdout, "conntally.output.lines_dropped", full);
     assert!(dropped > 0);

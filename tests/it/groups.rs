@@ -3,66 +3,9 @@
 use std::path::Path;
 
 use crate::support::clients::{framed, send};
-use crate::support::daemon::{Program, daemon};
-use crate::support::lines::{last, total};
+use crate::support::counted::Counted;
+use crate::support::daemon::relay;
 use crate::support::receiver::Receiver;
-
-/// A daemon with a listener at `in.socket`, these outputs, and its own lines on
-/// standard output.
-#[track_caller]
-fn relay(directory: &Path, outputs: &str) -> Program {
-    let socket = directory.join("in.socket");
-    daemon(
-        directory,
-        &format!(
-            "interval = \"200ms\"\n\
-             [collector]\nsource = \"off\"\n\
-             [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n\
-             {outputs}\
-             [[output]]\naddress = \"stdout:\"\nsources = [\"collector\"]\n",
-            socket.display()
-        ),
-    )
-}
-
-/// The tag that the counters of the output to this receiver carry.
-fn tag(output: &Receiver) -> String {
-    format!("output:{}", output.address)
-}
-
-/// What the counters of an output came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Counted {
-    accepted: usize,
-    filtered: usize,
-    sent: usize,
-    dropped: usize,
-    held: usize,
-}
-
-impl Counted {
-    fn of(telemetry: &str, output: &Receiver) -> Self {
-        let tag = tag(output);
-        let tags: &[&str] = &[&tag];
-        let count = |name: &str| total(telemetry, &format!("conntally.output.{name}"), tags);
-        Self {
-            accepted: count("lines"),
-            filtered: count("lines_filtered"),
-            sent: count("lines_sent"),
-            dropped: count("lines_dropped"),
-            held: last(telemetry, "conntally.output.lines_held", tags).unwrap_or_default(),
-        }
-    }
-
-    #[track_caller]
-    fn assert_balanced(self) {
-        assert_eq!(
-            self.accepted,
-            self.sent + self.dropped + self.held,
-            "{self:?}"
-        );
-    }
-}
 
 #[test]
 fn only_lets_through_exactly_what_it_names_to_each_output() {
@@ -121,7 +64,7 @@ fn only_lets_through_exactly_what_it_names_to_each_output() {
             .any(|line| line.starts_with("conntally.uptime_seconds:"))
     });
     daemon.until("the rest is counted", |daemon| {
-        let counted = Counted::of(&daemon.stdout.text(), &errors);
+        let counted = Counted::of(&daemon.stdout.text(), &errors.address);
         counted.sent == to_errors.len() && counted.filtered == all.len() - to_errors.len()
     });
     let ended = daemon.stop();
@@ -136,7 +79,7 @@ fn only_lets_through_exactly_what_it_names_to_each_output() {
             .all(|line| line.starts_with("conntally.uptime_seconds:")),
         "{own:?}"
     );
-    let counted = Counted::of(&ended.stdout, &errors);
+    let counted = Counted::of(&ended.stdout, &errors.address);
     assert_eq!((counted.accepted, counted.dropped), (to_errors.len(), 0));
     counted.assert_balanced();
 }
@@ -146,15 +89,6 @@ fn tick(socket: &Path, n: usize) -> String {
     let line = format!("tick:{n}|c|#n:{n}");
     send(socket, &framed(line.as_bytes()));
     line
-}
-
-/// Starts a receiver anew where one was killed; what was received stays.
-#[track_caller]
-fn start_again(directory: &Path) -> Receiver {
-    for name in ["socket", "address"] {
-        std::fs::remove_file(directory.join(name)).unwrap();
-    }
-    Receiver::start("unixstream", directory)
 }
 
 #[test]
@@ -183,7 +117,7 @@ fn failover_takes_over_comes_back_and_every_line_arrives_at_one_of_both() {
         sent.push(tick(&socket, sent.len()));
         !second.lines().is_empty()
     });
-    let first = start_again(&first_place);
+    let first = Receiver::start("unixstream", &first_place);
     daemon.until("the first has the lines again", |_| {
         sent.push(tick(&socket, sent.len()));
         is_newer(&first, &second)
@@ -211,7 +145,7 @@ fn failover_takes_over_comes_back_and_every_line_arrives_at_one_of_both() {
         ended.stderr
     );
     for receiver in [&first, &second] {
-        let counted = Counted::of(&ended.stdout, receiver);
+        let counted = Counted::of(&ended.stdout, &receiver.address);
         assert_eq!(counted.dropped, 0);
         counted.assert_balanced();
     }
@@ -305,7 +239,7 @@ fn by_hash_each_context_arrives_at_one_receiver_which_keeps_it_through_an_outage
         arrived(&receivers) >= 3 * (shares[1] + shares[2])
     });
     assert_eq!(arrived(&receivers), 3 * (shares[1] + shares[2]));
-    receivers.insert(0, start_again(&places[0]));
+    receivers.insert(0, Receiver::start("unixstream", &places[0]));
     daemon.until("what was kept arrives", |_| {
         arrived(&receivers) >= sent.len()
     });
@@ -321,7 +255,7 @@ fn by_hash_each_context_arrives_at_one_receiver_which_keeps_it_through_an_outage
         for line in receiver.lines() {
             assert_eq!(*homes.entry(context(&line)).or_insert(n), n, "{line}");
         }
-        Counted::of(&ended.stdout, receiver).assert_balanced();
+        Counted::of(&ended.stdout, &receiver.address).assert_balanced();
     }
     assert_eq!(homes.len(), CONTEXTS);
 }

@@ -1,13 +1,13 @@
 //! `on_full = "merge"`: a receiver that stands still costs no count.
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 
 use crate::support::clients::framed;
-use crate::support::daemon::daemon;
-use crate::support::lines::{last, total};
+use crate::support::counted::Counted;
+use crate::support::daemon::relay;
 use crate::support::receiver::Receiver;
+use crate::support::tally::Tally;
 
 /// Contexts of each type.
 const CONTEXTS: usize = 100;
@@ -28,16 +28,11 @@ fn stands_still(scheme: &str) {
     let directory = directory.path();
     let receiver = Receiver::start(scheme, &directory.join("out"));
     let socket = directory.join("in.socket");
-    let mut daemon = daemon(
+    let mut daemon = relay(
         directory,
         &format!(
-            "interval = \"200ms\"\n\
-             [collector]\nsource = \"off\"\n\
-             [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n\
-             [[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\n\
-             queue = \"64KiB\"\non_full = \"merge\"\n\
-             [[output]]\naddress = \"stdout:\"\nsources = [\"collector\"]\n",
-            socket.display(),
+            "[[output]]\naddress = \"{}\"\nsources = [\"listeners\"]\n\
+             queue = \"64KiB\"\non_full = \"merge\"\n",
             receiver.address
         ),
     );
@@ -52,49 +47,26 @@ fn stands_still(scheme: &str) {
     receiver.sorted(1000);
     receiver.pause();
     send_lines(1000, LINES);
-    let tag = format!("output:{scheme}");
-    let output: &[&str] = &[&tag];
+    let counted = |text: &str| Counted::of(text, &receiver.address);
     daemon.until("every line is taken", |daemon| {
-        total(&daemon.stdout.text(), "conntally.output.lines", output) == LINES
+        counted(&daemon.stdout.text()).accepted == LINES
     });
     receiver.resume();
     daemon.until("what was held is sent", |daemon| {
-        last(&daemon.stdout.text(), "conntally.output.lines_held", output) == Some(0)
+        counted(&daemon.stdout.text()).have_gone(LINES)
     });
     let ended = daemon.stop();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    let count = |name: &str| total(&ended.stdout, &format!("conntally.output.{name}"), output);
-    assert_eq!(count("lines_dropped"), 0, "{}", ended.stdout);
-    let (sent, merged) = (count("lines_sent"), count("lines_merged"));
-    assert_eq!(sent + merged, LINES);
-    assert!(merged > LINES / 2, "{merged}");
+    let counted = counted(&ended.stdout);
+    assert_eq!(counted.dropped, 0, "{}", ended.stdout);
+    counted.assert_balanced();
+    assert!(counted.merged > LINES / 2, "{counted:?}");
 
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    let mut gauges: BTreeMap<String, usize> = BTreeMap::new();
-    for line in receiver
-        .sorted(sent)
-        .iter()
-        .zip(receiver.lines())
-        .map(|(_, line)| line)
-    {
-        let (name, rest) = line.split_once(':').unwrap();
-        let (value, tags) = rest.split_once('|').unwrap();
-        let value: usize = value.parse().unwrap();
-        if name == "merges.count" {
-            *counts.entry(tags.to_owned()).or_default() += value;
-        } else {
-            // None goes back: the last that comes is the last that was sent.
-            let before = gauges.insert(tags.to_owned(), value);
-            assert!(before.is_none_or(|before| before < value), "{line}");
-        }
-    }
-    assert_eq!(counts.len(), CONTEXTS);
-    assert!(counts.values().all(|&count| count == LINES / 2 / CONTEXTS));
-    let last: Vec<_> = gauges.into_values().collect();
-    assert!(
-        last.iter().all(|&value| LINES - 2 * CONTEXTS <= value),
-        "{last:?}"
-    );
+    // None goes back: the last that comes is the last that was sent.
+    receiver.sorted(counted.sent);
+    let got = Tally::of(receiver.lines());
+    let sent = Tally::of((0..LINES).map(|n| line(n).trim_end().to_owned()));
+    assert_eq!((got.counts, got.gauges), (sent.counts, sent.gauges));
 }
 
 #[test]

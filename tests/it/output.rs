@@ -1,5 +1,6 @@
 //! Outputs, against receivers in processes of their own.
 
+mod outage;
 mod receiver;
 mod restarts;
 mod stdout;

@@ -1,4 +1,5 @@
-//! Receivers as their users run them: what the program sends them, they have.
+//! Receivers as their users run them: what the program sends them, they have; what came
+//! while they were away too.
 //!
 //! Each runs in a network namespace of its own test, where the entries of the
 //! connection tracking table are known and every port is free.
@@ -9,7 +10,6 @@ use std::net::{IpAddr, TcpStream};
 use std::path::Path;
 
 use conntally::flow::{Protocol, State, TcpState, Tuple};
-use rustix::process::Signal;
 
 use crate::support::clients::{framed, send};
 use crate::support::daemon::{Program, clean, daemon};
@@ -24,8 +24,10 @@ const THERE: &str = "192.0.2.7";
 const THERE_PLAIN: &str = "192_0_2_7";
 /// Established connections between the two.
 const OPEN: u16 = 5;
-/// What the application counts in all.
+/// What the application counts before the receiver goes away, while it is, and then.
 const REQUESTS: u32 = 17;
+const MEANWHILE: u32 = 11;
+const AFTERWARDS: u32 = 5;
 
 /// Five connections in the table, and a daemon that sends to `address`.
 fn sender(directory: &Path, address: &str) -> Program {
@@ -42,23 +44,57 @@ fn sender(directory: &Path, address: &str) -> Program {
         };
         inject::flow(Protocol::Tcp, established, original)
     }));
-    let socket = directory.join("in.socket");
-    let daemon = daemon(
+    daemon(
         directory,
         &format!(
             "interval = \"1s\"\n\
              [collector]\nsource = \"conntrack\"\n\
-             [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n\
+             [[listener]]\naddress = \"unixstream://{}/in.socket\"\norigin = \"none\"\n\
              [[output]]\naddress = \"{address}\"\nformat = \"statsd\"\n",
-            socket.display()
+            directory.display()
         ),
-    );
+    )
+}
+
+/// Counts so many requests as an application does: some together, and the rest.
+fn request(directory: &Path, requests: u32) {
+    let rest = format!("relayed.requests:{}|c\n", requests - 4);
     let frames = [
-        framed(b"relayed.requests:5|c\nrelayed.requests:5|c"),
-        framed(b"relayed.requests:7|c\n"),
+        framed(b"relayed.requests:2|c\nrelayed.requests:2|c"),
+        framed(rest.as_bytes()),
     ];
-    send(&socket, &frames.concat());
-    daemon
+    send(&directory.join("in.socket"), &frames.concat());
+}
+
+/// Starts the receiver and a daemon that sends to it, and again when it has been away,
+/// which it has no memory of. `count` and `gauge` look at what it has.
+fn has_all(
+    directory: &Path,
+    address: &str,
+    start: impl Fn() -> Program,
+    count: impl Fn() -> Option<f64>,
+    gauge: impl Fn() -> Option<f64>,
+) {
+    let has = |receiver: &mut Program, requests: u32| {
+        receiver.until("the count arrives", |_| count() == Some(requests.into()));
+        receiver.until("the gauge arrives", |_| gauge() == Some(OPEN.into()));
+    };
+    let mut receiver = start();
+    let mut daemon = sender(directory, address);
+    request(directory, REQUESTS);
+    has(&mut receiver, REQUESTS);
+    receiver.stop();
+    request(directory, MEANWHILE);
+    daemon.until("it is missed", |daemon| {
+        daemon.stderr.contains("cannot send")
+    });
+    let mut receiver = start();
+    has(&mut receiver, MEANWHILE);
+    request(directory, AFTERWARDS);
+    has(&mut receiver, MEANWHILE + AFTERWARDS);
+    let ended = daemon.stop();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    receiver.stop();
 }
 
 /// Whether somebody in the thread's namespace receives there; `proc_net(5)`.
@@ -78,13 +114,9 @@ fn last_number(text: &str, separator: char) -> Option<f64> {
         .ok()
 }
 
-fn is(value: Option<f64>, expected: impl Into<f64>) -> bool {
-    value == Some(expected.into())
-}
-
 #[test]
-fn collectd_has_a_relayed_count_and_a_gauge_of_the_collector() {
-    const TEST: &str = "collectd_has_a_relayed_count_and_a_gauge_of_the_collector";
+fn collectd_has_counts_and_gauges_also_those_of_its_absence() {
+    const TEST: &str = "collectd_has_counts_and_gauges_also_those_of_its_absence";
     let Some(collectd) = find("collectd") else {
         return skip(TEST, "collectd is not installed");
     };
@@ -104,9 +136,12 @@ fn collectd_has_a_relayed_count_and_a_gauge_of_the_collector() {
             ),
         )
         .unwrap();
-        let mut collectd = Program::start(clean(collectd).arg("-f").arg("-C").arg(config));
-        collectd.until("collectd listens", |_| udp_port_is_bound(8125));
-        let daemon = sender(directory, "udp://127.0.0.1:8125");
+        let start = || {
+            let mut command = clean(&collectd);
+            let mut collectd = Program::start(command.arg("-f").arg("-C").arg(&config));
+            collectd.until("collectd listens", |_| udp_port_is_bound(8125));
+            collectd
+        };
         // One file a metric and day: KIND-NAME-DATE.
         let metric = |begin: &str, part: &str| {
             let files = fs::read_dir(directory.join("csv/test/statsd")).ok()?;
@@ -119,15 +154,18 @@ fn collectd_has_a_relayed_count_and_a_gauge_of_the_collector() {
                 .find_map(|file| fs::read_to_string(file.path()).ok())?;
             last_number(&text, ',')
         };
-        collectd.until("the count arrives", |_| {
-            is(metric("derive-relayed.requests", ""), REQUESTS)
-        });
-        collectd.until("the gauge arrives", |_| {
-            let name = format!(".{THERE_PLAIN}.open");
-            is(metric("gauge-conntrack.connections.", &name), OPEN)
-        });
-        assert_eq!(daemon.stop().code, Some(0));
-        collectd.stop();
+        has_all(
+            directory,
+            "udp://127.0.0.1:8125",
+            start,
+            || metric("derive-relayed.requests", ""),
+            || {
+                metric(
+                    "gauge-conntrack.connections.",
+                    &format!(".{THERE_PLAIN}.open"),
+                )
+            },
+        );
     });
 }
 
@@ -143,7 +181,7 @@ fn get(port: u16, path: &str) -> Option<String> {
 }
 
 /// Netdata keeps gauges as whole numbers of thousandths.
-const NETDATA_GAUGE_UNITS: u16 = 1_000;
+const NETDATA_GAUGE_UNITS: f64 = 1_000.0;
 
 /// What netdata would collect by itself, at a cost that is not this test's.
 const NETDATA_PLUGINS: [&str; 19] = [
@@ -187,8 +225,8 @@ fn netdata_config(directory: &Path) -> String {
 }
 
 #[test]
-fn netdata_has_a_relayed_count_and_a_gauge_of_the_collector() {
-    const TEST: &str = "netdata_has_a_relayed_count_and_a_gauge_of_the_collector";
+fn netdata_has_counts_and_gauges_also_those_of_its_absence() {
+    const TEST: &str = "netdata_has_counts_and_gauges_also_those_of_its_absence";
     let Some(netdata) = find("netdata") else {
         return skip(TEST, "netdata is not installed");
     };
@@ -200,13 +238,16 @@ fn netdata_has_a_relayed_count_and_a_gauge_of_the_collector() {
         }
         let config = directory.join("netdata.conf");
         fs::write(&config, netdata_config(directory)).unwrap();
-        let mut netdata =
-            Program::start(clean(netdata).args(["-D", "-u", "root", "-c"]).arg(config));
-        netdata.until("netdata serves", |_| get(19999, "/api/v1/info").is_some());
-        netdata.until("netdata's statsd listens", |_| {
-            TcpStream::connect("127.0.0.1:8125").is_ok()
-        });
-        let daemon = sender(directory, "tcp://127.0.0.1:8125");
+        let start = || {
+            let mut command = clean(&netdata);
+            let command = command.args(["-D", "-u", "root", "-c"]).arg(&config);
+            let mut netdata = Program::start(command);
+            netdata.until("netdata serves", |_| get(19999, "/api/v1/info").is_some());
+            netdata.until("netdata's statsd listens", |_| {
+                TcpStream::connect("127.0.0.1:8125").is_ok()
+            });
+            netdata
+        };
         // As collected: a count's total, not a rate that was worked out of it.
         let metric = |family: &str, part: &str| {
             let all = get(
@@ -223,15 +264,16 @@ fn netdata_has_a_relayed_count_and_a_gauge_of_the_collector() {
                 .parse()
                 .ok()
         };
-        netdata.until("the count arrives", |_| {
-            is(metric("counter", "relayed.requests"), REQUESTS)
-        });
-        netdata.until("the gauge arrives", |_| {
-            let gauge = metric("gauge", &format!("{THERE_PLAIN}.open"));
-            is(gauge, OPEN * NETDATA_GAUGE_UNITS)
-        });
-        assert_eq!(daemon.stop().code, Some(0));
-        netdata.stop();
+        has_all(
+            directory,
+            "tcp://127.0.0.1:8125",
+            start,
+            || metric("counter", "relayed.requests"),
+            || {
+                let gauge = metric("gauge", &format!("{THERE_PLAIN}.open"));
+                gauge.map(|gauge| gauge / NETDATA_GAUGE_UNITS)
+            },
+        );
     });
 }
 
@@ -249,8 +291,8 @@ fn ask_statsd(command: &str) -> Option<String> {
 }
 
 #[test]
-fn the_statsd_of_npm_has_a_relayed_count_and_a_gauge_of_the_collector() {
-    const TEST: &str = "the_statsd_of_npm_has_a_relayed_count_and_a_gauge_of_the_collector";
+fn the_statsd_of_npm_has_counts_and_gauges_also_those_of_its_absence() {
+    const TEST: &str = "the_statsd_of_npm_has_counts_and_gauges_also_those_of_its_absence";
     let (Some(node), Some(statsd)) = (find("node"), statsd_of_npm()) else {
         return skip(
             TEST,
@@ -268,24 +310,24 @@ fn the_statsd_of_npm_has_a_relayed_count_and_a_gauge_of_the_collector() {
              backends: ['./backends/console'], flushInterval: 3600000, title: false }\n",
         )
         .unwrap();
-        let mut receiver = Program::start(clean(node).arg(statsd).arg(config));
-        receiver.until("statsd answers", |_| {
-            udp_port_is_bound(8125) && ask_statsd("counters").is_some()
-        });
-        let daemon = sender(directory, "udp://127.0.0.1:8125");
+        let start = || {
+            let mut receiver = Program::start(clean(&node).arg(&statsd).arg(&config));
+            receiver.until("statsd answers", |_| {
+                udp_port_is_bound(8125) && ask_statsd("counters").is_some()
+            });
+            receiver
+        };
         let metric = |command: &str, part: &str| {
             let all = ask_statsd(command)?;
             let line = all.lines().find(|line| line.contains(part))?;
             last_number(line.trim_end_matches([',', ' ', '}']), ':')
         };
-        receiver.until("the count arrives", |_| {
-            is(metric("counters", "relayed.requests"), REQUESTS)
-        });
-        receiver.until("the gauge arrives", |_| {
-            is(metric("gauges", &format!("{THERE_PLAIN}.open")), OPEN)
-        });
-        assert_eq!(daemon.stop().code, Some(0));
-        receiver.signal(Signal::TERM);
-        receiver.wait();
+        has_all(
+            directory,
+            "udp://127.0.0.1:8125",
+            start,
+            || metric("counters", "relayed.requests"),
+            || metric("gauges", &format!("{THERE_PLAIN}.open")),
+        );
     });
 }

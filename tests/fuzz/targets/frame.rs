@@ -1,17 +1,15 @@
 //! Any bytes as a stream: whole or in pieces, the same comes of it.
-#![no_main]
 
 use bytes::BytesMut;
 use conntally::config::Framing;
 use conntally::frame::{Cut, Framer};
-use libfuzzer_sys::fuzz_target;
 use tokio_util::codec::Decoder;
 
 const MAX_FRAME: usize = 64;
 
 /// The bytes of all bodies, the number of other cuts, and whether it went wrong.
-fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, usize, bool) {
-    let mut framer = Framer::new(Framing::Auto, MAX_FRAME);
+fn decode<'a>(framing: Framing, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, usize, bool) {
+    let mut framer = Framer::new(framing, MAX_FRAME);
     let mut input = BytesMut::new();
     let (mut bodies, mut drops) = (Vec::new(), 0);
     for piece in pieces {
@@ -34,10 +32,18 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, usize, bool) 
     (bodies, drops, false)
 }
 
-fuzz_target!(|stream: &[u8]| {
+/// The first byte says how long the pieces are.
+pub(crate) fn run(stream: &[u8]) {
     let Some((&size, stream)) = stream.split_first() else {
         return;
     };
-    let pieces = stream.chunks(usize::from(size).max(1));
-    assert_eq!(decode(pieces), decode(std::iter::once(stream)));
-});
+    for framing in [Framing::Auto, Framing::Length, Framing::Newline] {
+        let pieces = stream.chunks(usize::from(size).max(1));
+        let whole = std::iter::once(stream);
+        assert_eq!(
+            decode(framing, pieces),
+            decode(framing, whole),
+            "{framing:?}"
+        );
+    }
+}

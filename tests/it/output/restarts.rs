@@ -1,6 +1,5 @@
 //! Receivers that are killed or restarted while lines flow.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use conntally::telemetry::OutputError;
@@ -8,12 +7,7 @@ use rustix::process::Signal;
 
 use super::receiver::READ_BYTES;
 use super::{LINE_BYTES, Place, Sender, eventually, is_full};
-
-/// The number at this place of a sysctl's file.
-fn sysctl(path: &str, place: usize) -> u64 {
-    let text = std::fs::read_to_string(Path::new("/proc/sys").join(path)).unwrap();
-    text.split_whitespace().nth(place).unwrap().parse().unwrap()
-}
+use crate::support::proc::sysctl;
 
 /// Kills the receiver three times while lines flow, and starts another on the
 /// address each time. Checks that nothing is garbled, repeated or uncounted, and

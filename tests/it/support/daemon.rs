@@ -188,6 +188,24 @@ pub(crate) fn daemon(directory: &Path, body: &str) -> Program {
     daemon
 }
 
+/// Starts the daemon with a listener for streams at `in.socket`, these outputs, and its
+/// own lines on standard output.
+#[track_caller]
+pub(crate) fn relay(directory: &Path, outputs: &str) -> Program {
+    let socket = directory.join("in.socket");
+    daemon(
+        directory,
+        &format!(
+            "interval = \"200ms\"\n\
+             [collector]\nsource = \"off\"\n\
+             [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n\
+             {outputs}\
+             [[output]]\naddress = \"stdout:\"\nsources = [\"collector\"]\n",
+            socket.display()
+        ),
+    )
+}
+
 /// The addresses of a configuration's listeners.
 fn addresses(body: &str) -> Vec<String> {
     let table: toml::Table = body.parse().unwrap();
