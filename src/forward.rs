@@ -10,7 +10,8 @@ use std::sync::Arc;
 use self::edit::Edit;
 pub(crate) use self::edit::{check_key, check_rename};
 pub(crate) use self::filter::Filter;
-use crate::config;
+use crate::config::{self, OriginChoice};
+use crate::listen::origin::Origin;
 use crate::message::{Kind, Part, scan};
 
 thread_local! {
@@ -49,9 +50,21 @@ impl ForwardError {
 pub struct Forward {
     /// The same for all of a listener.
     rules: Arc<Rules>,
-    /// `|c:ci-…`
-    container: Option<Box<str>>,
+    whose: Option<Arc<Whose>>,
 }
+
+/// Whose lines they are.
+#[derive(Debug)]
+enum Whose {
+    /// `|c:ci-…`, for lines that have neither `c:` nor `e:`.
+    Field(Box<str>),
+    /// The listener's tags and those that tell it, for lines that have none of the latter.
+    Tags(Box<str>),
+}
+
+/// Keys of the tags that tell it.
+const CONTAINER_KEY: &str = "container_id";
+const POD_KEY: &str = "pod_uid";
 
 #[derive(Debug, Default)]
 struct Rules {
@@ -81,17 +94,33 @@ impl Forward {
         };
         Ok(Self {
             rules: Arc::new(rules),
-            container: None,
+            whose: None,
         })
     }
 
-    /// The same, and the sender's container for lines that do not say whose they
-    /// are: that have neither `c:` nor `e:`.
+    /// The same, and what is known of the sender for lines that do not say whose they are.
     #[must_use]
-    pub fn with_container(&self, id: &str) -> Self {
+    pub fn with_origin(&self, origin: &Origin, choice: OriginChoice) -> Self {
+        let tag = |key: &str, value: &str| format!("{key}:{value}");
+        let container = origin.container.as_deref();
+        let pod = origin.pod.as_deref();
+        let whose = match choice {
+            OriginChoice::None => None,
+            OriginChoice::Field => container.map(|id| Whose::Field(format!("|c:ci-{id}").into())),
+            OriginChoice::Tags if *origin == Origin::default() => None,
+            OriginChoice::Tags => {
+                let listeners = Some(&*self.rules.tags).filter(|tags| !tags.is_empty());
+                let all = listeners
+                    .map(str::to_owned)
+                    .into_iter()
+                    .chain(container.map(|id| tag(CONTAINER_KEY, id)))
+                    .chain(pod.map(|uid| tag(POD_KEY, uid)));
+                Some(Whose::Tags(all.collect::<Vec<_>>().join(",").into()))
+            }
+        };
         Self {
             rules: Arc::clone(&self.rules),
-            container: Some(format!("|c:ci-{id}").into()),
+            whose: whose.map(Arc::new),
         }
     }
 
@@ -107,7 +136,7 @@ impl Forward {
     }
 
     fn adds_nothing(&self) -> bool {
-        self.rules.tags.is_empty() && self.container.is_none()
+        self.rules.tags.is_empty() && self.whose.is_none()
     }
 
     /// Writes a line that passed the check and the filter, and its newline.
@@ -131,15 +160,18 @@ impl Forward {
     /// is new goes to the end of the line, but not behind a service check's
     /// message, which must be last. All else stays byte for byte.
     fn add(&self, line: &[u8], to: &mut Vec<u8>) {
-        let added = &self.rules.tags;
+        let whose = self.whose.as_deref();
         let mut tags = None;
         let mut message = None;
-        let mut has_origin = false;
+        let mut says_whose = false;
         let kind = scan(line, |part| {
             if let Part::Field(at, field) = part {
                 match field {
-                    [b'#', ..] => tags = Some((at, at + field.len())),
-                    [b'c' | b'e', b':', ..] => has_origin = true,
+                    [b'#', inside @ ..] => {
+                        tags = Some((at, at + field.len()));
+                        says_whose |= matches!(whose, Some(Whose::Tags(_))) && tell_whose(inside);
+                    }
+                    [b'c' | b'e', b':', ..] => says_whose |= matches!(whose, Some(Whose::Field(_))),
                     [b'm', b':', ..] => message = message.or(Some(at - 1)),
                     _ => {}
                 }
@@ -149,8 +181,11 @@ impl Forward {
             Ok(Kind::ServiceCheck) => message.unwrap_or(line.len()),
             _ => line.len(),
         };
-        let container = self.container.as_deref().filter(|_| !has_origin);
-        let container = container.unwrap_or_default().as_bytes();
+        let (container, added) = match whose.filter(|_| !says_whose) {
+            Some(Whose::Field(field)) => (field.as_bytes(), &*self.rules.tags),
+            Some(Whose::Tags(all)) => (&[][..], &**all),
+            None => (&[][..], &*self.rules.tags),
+        };
 
         let mut rest = 0;
         let mut copy_until = |to: &mut Vec<u8>, end: usize| {
@@ -183,6 +218,14 @@ impl Forward {
     }
 }
 
+/// Whether one of these tags tells whose line it is.
+fn tell_whose(tags: &[u8]) -> bool {
+    tags.split(|&byte| byte == b',').any(|tag| {
+        let key = tag.split(|&byte| byte == b':').next();
+        key.is_some_and(|key| key == CONTAINER_KEY.as_bytes() || key == POD_KEY.as_bytes())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -196,7 +239,15 @@ mod tests {
             ..config::Listener::default()
         })
         .unwrap();
-        container.map_or_else(|| forward.clone(), |id| forward.with_container(id))
+        container.map_or_else(|| forward.clone(), |id| in_container(&forward, id))
+    }
+
+    fn in_container(forward: &Forward, id: &str) -> Forward {
+        let origin = Origin {
+            container: Some(id.into()),
+            pod: None,
+        };
+        forward.with_origin(&origin, OriginChoice::Field)
     }
 
     fn written(forward: &Forward, line: &str) -> String {
@@ -272,6 +323,49 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_is_told_in_tags_where_no_tag_does() {
+        let origin = |container: Option<&str>, pod: Option<&str>| Origin {
+            container: container.map(Into::into),
+            pod: pod.map(Into::into),
+        };
+        let told = |origin: &Origin, tags: &[&str], line: &str| {
+            let forward = forward(tags, None).with_origin(origin, OriginChoice::Tags);
+            written(&forward, line)
+        };
+        let both = origin(Some("abc"), Some("u-1"));
+        for (line, expected) in [
+            ("a:1|c", "a:1|c|#container_id:abc,pod_uid:u-1\n"),
+            (
+                "a:1|c|#x:y|@1",
+                "a:1|c|#x:y,container_id:abc,pod_uid:u-1|@1\n",
+            ),
+            // A client says so of itself, to whoever understands it.
+            (
+                "a:1|c|c:ci-abc",
+                "a:1|c|c:ci-abc|#container_id:abc,pod_uid:u-1\n",
+            ),
+            ("a:1|c|#container_id:z", "a:1|c|#container_id:z\n"),
+            ("a:1|c|#x,pod_uid:z,y", "a:1|c|#x,pod_uid:z,y\n"),
+            (
+                "a:1|c|#my_container_id:z",
+                "a:1|c|#my_container_id:z,container_id:abc,pod_uid:u-1\n",
+            ),
+            ("_sc|n|0|m:w", "_sc|n|0|#container_id:abc,pod_uid:u-1|m:w\n"),
+        ] {
+            assert_eq!(told(&both, &[], line), expected);
+        }
+        let tagged = told(&both, &["env:prod"], "a:1|c|#container_id:z");
+        assert_eq!(tagged, "a:1|c|#container_id:z,env:prod\n");
+        let tagged = told(&origin(Some("abc"), None), &["env:prod"], "a:1|c");
+        assert_eq!(tagged, "a:1|c|#env:prod,container_id:abc\n");
+        assert_eq!(
+            told(&origin(None, Some("u")), &[], "a:1|c"),
+            "a:1|c|#pod_uid:u\n"
+        );
+        assert_eq!(told(&Origin::default(), &[], "a:1|c"), "a:1|c\n");
+    }
+
+    #[test]
     fn a_text_that_would_not_stay_a_tag_is_refused() {
         for tag in ["", "a,b", "a|b", "a\nb"] {
             let config = config::Listener {
@@ -285,14 +379,14 @@ mod tests {
 
     #[test]
     fn what_is_dropped_is_dropped_of_the_senders_tags_alone() {
-        let forward = Forward::new(&config::Listener {
+        let edited = Forward::new(&config::Listener {
             tags: vec!["env:prod".to_owned()],
             rename: [("old.".to_owned(), "new.".to_owned())].into(),
             drop_tags: vec!["env".to_owned()],
             ..config::Listener::default()
         })
-        .unwrap()
-        .with_container("abc");
+        .unwrap();
+        let forward = in_container(&edited, "abc");
         assert!(!forward.is_identity());
         for (line, expected) in [
             ("old.a:1|c", "new.a:1|c|#env:prod|c:ci-abc\n"),

@@ -17,6 +17,7 @@ mod datagram;
 mod intake;
 pub mod origin;
 mod pressure;
+mod senders;
 pub(crate) mod socket;
 mod stream;
 mod tracker;
@@ -33,6 +34,7 @@ use self::bound::{Bound, Socket};
 use self::datagram::Datagrams;
 use self::intake::Stage;
 pub use self::pressure::{Pressure, Watch};
+use self::senders::Senders;
 use self::socket::SocketFile;
 use self::stream::Acceptor;
 pub use self::stream::Peer;
@@ -228,7 +230,7 @@ impl Listener {
                 file,
                 streams: Box::new(Streams {
                     config: config.clone(),
-                    forward,
+                    senders: Senders::new(forward, config.origin),
                     tracker: Arc::clone(&tracker),
                     inherited,
                 }),
@@ -238,7 +240,7 @@ impl Listener {
                 file,
                 datagrams: Datagrams {
                     max_frame: config.max_frame.as_usize().min(MAX_FRAME_BYTES),
-                    forward,
+                    senders: Senders::new(forward, config.origin),
                     kernel_drops: 0,
                 },
             },

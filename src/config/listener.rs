@@ -27,7 +27,7 @@ pub enum OriginChoice {
     None,
     /// The container id as `c:`, where a line has none.
     Field,
-    /// Tags.
+    /// `container_id` and `pod_uid` as tags, where a line has neither.
     Tags,
 }
 

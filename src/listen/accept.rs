@@ -12,13 +12,12 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::Task;
 use super::intake::Stage;
-use super::origin;
+use super::senders::Senders;
 use super::socket::SocketFile;
 use super::stream::{Accepted, Acceptor, Peer};
 use super::tracker::{Limits, Tracker};
 use super::{DRAIN_LIMIT, Ends, GRACE};
-use crate::config::{self, OriginChoice};
-use crate::forward::Forward;
+use crate::config;
 use crate::frame::Framer;
 use crate::handover::{self, Cut, Past};
 use crate::telemetry::{Reason, Refusal};
@@ -41,7 +40,7 @@ const SWEEPS_PER_TIMEOUT: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Streams {
     pub(super) config: config::Listener,
-    pub(super) forward: Forward,
+    pub(super) senders: Senders,
     pub(super) tracker: Arc<Tracker>,
     /// Those that another process had.
     pub(super) inherited: Vec<handover::Connection>,
@@ -149,7 +148,7 @@ impl Streams {
 
     /// Goes on with a connection that another process had.
     fn adopt(
-        &self,
+        &mut self,
         acceptor: &Acceptor,
         inherited: handover::Connection,
         stage: &Arc<Stage>,
@@ -174,7 +173,7 @@ impl Streams {
     }
 
     /// Starts a connection's task, or closes it at once.
-    fn admit(&self, accepted: Accepted, stage: &Arc<Stage>, tasks: &TaskTracker) {
+    fn admit(&mut self, accepted: Accepted, stage: &Arc<Stage>, tasks: &TaskTracker) {
         let peer = accepted.peer();
         let allowed = &self.config.allow_uids;
         let refusal = if self.tracker.len() >= self.config.max_connections {
@@ -199,20 +198,17 @@ impl Streams {
     }
 
     fn start(
-        &self,
+        &mut self,
         accepted: Accepted,
         peer: Peer,
         inheritance: Option<Inheritance>,
         stage: &Arc<Stage>,
         tasks: &TaskTracker,
     ) {
-        let container = match self.config.origin {
-            OriginChoice::Field => peer.pid.and_then(origin::container_of),
-            OriginChoice::None | OriginChoice::Tags => None,
-        };
-        let forward = match container {
-            Some(id) => self.forward.with_container(&id),
-            None => self.forward.clone(),
+        self.senders.next_turn();
+        let forward = match peer.pid {
+            Some(pid) => self.senders.of(pid).clone(),
+            None => self.senders.plain().clone(),
         };
         tracing::debug!(listener = %stage.listener, %peer, "connection accepted");
         let framer = Framer::new(self.config.framing, self.config.max_frame.as_usize());
@@ -230,7 +226,7 @@ impl Streams {
 
     /// No new connections; the open ones are told, then given time to end by
     /// themselves, then ended behind what they have sent.
-    async fn stop(self, acceptor: Acceptor, stage: &Arc<Stage>, tasks: TaskTracker) {
+    async fn stop(mut self, acceptor: Acceptor, stage: &Arc<Stage>, tasks: TaskTracker) {
         // Who is in the accept queue may have sent already, and gone.
         for accepted in acceptor.into_queued() {
             self.admit(accepted, stage, &tasks);

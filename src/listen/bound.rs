@@ -51,9 +51,9 @@ impl Bound {
                 }
             }
             Address::UnixDatagram(path) => {
-                let (socket, file) = socket::unix_datagram(place(path))?;
+                let (socket, tells, file) = socket::unix_datagram(place(path))?;
                 Self {
-                    socket: Socket::Datagrams(datagram::Socket::Unix(socket)),
+                    socket: Socket::Datagrams(datagram::Socket::Unix(socket, tells)),
                     file: Some(file),
                     local: None,
                 }
@@ -108,8 +108,9 @@ impl Bound {
                     let socket = std_unix::UnixDatagram::from(socket);
                     socket.set_nonblocking(true)?;
                     let socket = UnixDatagram::from_std(socket)?;
+                    let tells = socket::tells_of(&socket);
                     Self {
-                        socket: Socket::Datagrams(datagram::Socket::Unix(socket)),
+                        socket: Socket::Datagrams(datagram::Socket::Unix(socket, tells)),
                         file,
                         local: None,
                     }

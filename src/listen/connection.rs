@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::ReadBuf;
 use tokio::task::yield_now;
 
-use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Stage};
+use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Sender, Stage};
 use super::pressure::Keep;
 use super::stream::Reader;
 use super::tracker::{Ending, Open};
@@ -180,16 +180,17 @@ impl Task {
     ) -> Progress {
         let stage = &*self.stage;
         let connection = &*self.open.connection;
-        let mut batch = Batch::new(stage, &self.forward, &connection.peer, room, gathered);
+        let mut batch = Batch::new(stage, room, gathered);
+        let from = Sender::new(&self.forward, &connection.peer);
         let mut rest = input;
         let mut progress = Progress::Read;
         if read == 0 {
             // A line that the client ended by going is a line; one that we cut off is none.
             match self.framer.finish(rest) {
                 Some(Cut::Body(_)) if connection.verdict().is_some() => {
-                    batch.take(Cut::Truncated, false);
+                    batch.take(Cut::Truncated, false, from);
                 }
-                Some(cut) => batch.take(cut, true),
+                Some(cut) => batch.take(cut, true, from),
                 None => {}
             }
             rest = &[];
@@ -197,7 +198,9 @@ impl Task {
         } else {
             loop {
                 match self.framer.cut(&mut rest) {
-                    Ok(Some(cut)) => batch.take(cut, self.framer.framing() == Framing::Newline),
+                    Ok(Some(cut)) => {
+                        batch.take(cut, self.framer.framing() == Framing::Newline, from);
+                    }
                     Ok(None) => break,
                     Err(error) => {
                         let reason = error.reason().unwrap_or(FrameDrop::Unframed);

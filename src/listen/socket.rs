@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixDatagram, UnixListener, UnixSocket};
 
 use super::ListenError;
+use super::datagram::Tells;
 use crate::address::{Address, FileId, HostPort};
 use crate::config::{FileMode, Owner};
 
@@ -81,13 +82,42 @@ pub(crate) fn unix_stream(place: Place<'_>) -> Result<(UnixListener, SocketFile)
     Ok((listener, file))
 }
 
-/// Binds a unix datagram socket.
-pub(super) fn unix_datagram(place: Place<'_>) -> Result<(UnixDatagram, SocketFile), ListenError> {
+/// Binds a unix datagram socket, which tells the processes that send by it where it can.
+pub(super) fn unix_datagram(
+    place: Place<'_>,
+) -> Result<(UnixDatagram, Tells, SocketFile), ListenError> {
     let errors = Errors(place.address);
     let socket = UnixSocket::new_datagram().map_err(errors.while_doing("open a socket"))?;
+    let tells = if sees_every_process() {
+        // Before anybody can send: what was sent before would tell of no process.
+        sockopt::set_socket_passcred(&socket, true)
+            .map_err(|error| errors.of(error.into(), "ask for the senders' processes"))?;
+        Tells::Process
+    } else {
+        Tells::Nothing
+    };
     let file = bind(&socket, place, SocketType::DGRAM)?;
     let socket = socket.datagram().map_err(errors.while_doing("listen"))?;
-    Ok((socket, file))
+    Ok((socket, tells, file))
+}
+
+/// Whether a socket that another process made tells who sends by it.
+pub(super) fn tells_of(socket: &UnixDatagram) -> Tells {
+    if sees_every_process() && sockopt::socket_passcred(socket) == Ok(true) {
+        Tells::Process
+    } else {
+        Tells::Nothing
+    }
+}
+
+/// The pid namespace of the system itself, which all others are in (`PROC_PID_INIT_INO`
+/// in `linux/proc_ns.h`).
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Whether every process has a number here. In another pid namespace, those outside of it
+/// have 0, which rustix's type for it does not admit.
+fn sees_every_process() -> bool {
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|path| path == Path::new(FIRST_PID_NAMESPACE))
 }
 
 /// Gives a socket its name, owner and mode.

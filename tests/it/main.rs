@@ -24,6 +24,7 @@ mod merging;
 mod modes;
 mod netns;
 mod open_clients;
+mod origin;
 mod output;
 mod pressure;
 mod real_clients;

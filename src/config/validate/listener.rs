@@ -32,9 +32,9 @@ impl Config {
         let usual = Listener::default();
         for (index, listener) in self.listeners.iter().enumerate() {
             note(
-                listener.origin == OriginChoice::Tags,
+                listener.origin == OriginChoice::Tags && listener.address.path().is_none(),
                 &format!("listener[{index}].origin"),
-                "\"tags\" acts as \"none\" in this version",
+                "has no effect: only unix sockets tell who sends",
             );
             note(
                 listener.rate != usual.rate && !has_connections(listener),
