@@ -14,6 +14,7 @@ mod end_to_end;
 mod events;
 mod grammar;
 mod groups;
+mod hostile;
 mod listen;
 mod local_addresses;
 mod log;
