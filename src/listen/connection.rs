@@ -161,7 +161,7 @@ impl Task {
         connection.frames.add(tally.frames);
         connection.lines.add(tally.lines);
         connection.bad_lines.add(tally.bad_lines);
-        connection.set_rest(!rest.is_empty(), self.framer.is_inside_frame(rest));
+        connection.set_rest(&self.framer, rest);
         if rest.is_empty() {
             self.held = Vec::new();
         } else {

@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::stream::{Handle, Peer};
+use crate::frame::Framer;
 use crate::telemetry::{Closing, Counter, FrameDrop, ListenerCounters};
 
 /// The open connections.
@@ -112,6 +113,7 @@ impl Tracker {
             bad_lines: Counter::default(),
             holds_frame: AtomicBool::new(false),
             is_inside_frame: AtomicBool::new(false),
+            frames_ended: AtomicU64::new(0),
             waits_for_room: AtomicBool::new(false),
             handle,
             verdict: OnceLock::new(),
@@ -205,6 +207,8 @@ pub(super) struct Connection {
     holds_frame: AtomicBool,
     /// Whether a frame has begun, be it one that is skipped.
     is_inside_frame: AtomicBool,
+    /// How many have ended, those that are not counted as frames too.
+    frames_ended: AtomicU64,
     /// Whether it is the outputs that hold it up.
     waits_for_room: AtomicBool,
     handle: Handle,
@@ -233,11 +237,12 @@ impl Connection {
         self.waits_for_room.store(waits, Ordering::Relaxed);
     }
 
-    /// Notes how a read ended.
-    pub(super) fn set_rest(&self, holds_frame: bool, is_inside_frame: bool) {
-        self.holds_frame.store(holds_frame, Ordering::Relaxed);
+    /// Notes how a read ended: what is left of it to be cut.
+    pub(super) fn set_rest(&self, framer: &Framer, rest: &[u8]) {
+        self.holds_frame.store(!rest.is_empty(), Ordering::Relaxed);
         self.is_inside_frame
-            .store(is_inside_frame, Ordering::Relaxed);
+            .store(framer.is_inside_frame(rest), Ordering::Relaxed);
+        self.frames_ended.store(framer.ended(), Ordering::Relaxed);
     }
 }
 
@@ -277,7 +282,7 @@ pub(super) struct Limits {
 #[derive(Debug)]
 struct Watch {
     bytes: u64,
-    frames: u64,
+    frames_ended: u64,
     is_inside_frame: bool,
     active: Instant,
     frame_since: Instant,
@@ -288,7 +293,7 @@ impl Watch {
         let now = Instant::now();
         Self {
             bytes: 0,
-            frames: 0,
+            frames_ended: 0,
             is_inside_frame: false,
             active: now,
             frame_since: now,
@@ -297,18 +302,18 @@ impl Watch {
 
     fn look(&mut self, connection: &Connection, limits: Limits, now: Instant) -> Option<Closing> {
         let bytes = connection.bytes.get();
-        let frames = connection.frames.get();
+        let frames_ended = connection.frames_ended.load(Ordering::Relaxed);
         let waits = connection.waits_for_room.load(Ordering::Relaxed);
         if waits || bytes != self.bytes {
             self.active = now;
         }
         let is_inside = connection.is_inside_frame.load(Ordering::Relaxed);
-        let is_same_frame = is_inside && self.is_inside_frame && frames == self.frames;
+        let is_same_frame = is_inside && self.is_inside_frame && frames_ended == self.frames_ended;
         if waits || !is_same_frame {
             self.frame_since = now;
         }
         self.bytes = bytes;
-        self.frames = frames;
+        self.frames_ended = frames_ended;
         self.is_inside_frame = is_inside;
         if limits
             .read
