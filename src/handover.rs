@@ -21,13 +21,16 @@ mod inherit;
 mod signals;
 mod state;
 
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::SystemTime;
+
+use tracing::warn;
 
 pub use self::exec::{HandoverError, Program, has_store, store};
 pub use self::inherit::Inherited;
 pub use self::signals::{hold_signals, release_signals};
-use crate::address::FileId;
+use crate::address::{Address, FileId};
 use crate::config::{Format, Framing};
 use crate::output::spool::Contents;
 
@@ -101,7 +104,26 @@ pub struct Output {
     pub contents: Contents,
 }
 
+impl Listener {
+    /// Ends what nobody goes on with: the file of its socket goes too, if it is still that.
+    fn close(self) {
+        let path = self.address.parse::<Address>().ok();
+        let path = path.as_ref().and_then(Address::path);
+        if let (Some(path), Some(file)) = (path, self.file)
+            && FileId::of(path).is_ok_and(|there| there == file)
+            && let Err(error) = fs::remove_file(path)
+        {
+            warn!(path = %path.display(), %error, "the socket file stays behind");
+        }
+    }
+}
+
 impl Legacy {
+    /// Ends what nobody goes on with.
+    pub fn close(self) {
+        self.listeners.into_iter().for_each(Listener::close);
+    }
+
     /// How many descriptors it comes to, without the file that tells of them.
     #[must_use]
     pub fn descriptors(&self) -> usize {

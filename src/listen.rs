@@ -222,7 +222,8 @@ impl Listener {
             (Address::Udp(_), Some(local)) => Address::Udp(local),
             (address, _) => address.clone(),
         };
-        tracing::info!(connections = inherited.len(), %address, "listening");
+        let connections = Some(inherited.len()).filter(|&connections| connections > 0);
+        tracing::info!(connections, %address, "listening");
         let tracker = Arc::new(Tracker::default());
         let kind = match socket {
             Socket::Streams(acceptor) => Kind::Streams {

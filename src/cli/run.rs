@@ -69,6 +69,7 @@ pub(super) fn run(
             (Ended::Stopped, _) => break Ok(()),
             (Ended::Refused(error, legacy), _) => {
                 let Some(before) = before.take() else {
+                    legacy.close();
                     break Err(error.into());
                 };
                 error!(%error, "goes on with the configuration of before");

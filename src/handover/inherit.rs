@@ -169,6 +169,7 @@ impl Inherited {
                 "systemd passed sockets that no listener's address matches: closed"
             );
         }
+        self.legacy.close();
     }
 }
 

@@ -115,6 +115,7 @@ impl Output {
         if !self.is_refused {
             self.is_connected();
         }
+        let before = self.counters.sent.get();
         let served = self.send_all(transport).await;
         if let Some(chunk) = &mut self.chunk {
             chunk.rewind();
@@ -124,7 +125,12 @@ impl Output {
             Served::Replaced => None,
             _ => return served,
         };
-        self.counters.at_risk.add(transport.lines_at_risk(error));
+        let at_risk = transport.lines_at_risk(error);
+        self.counters.at_risk.add(at_risk);
+        if at_risk == 0 && self.counters.sent.get() > before {
+            // It read all that it was sent, and is but starting anew.
+            self.backoff.reset();
+        }
         served
     }
 

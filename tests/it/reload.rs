@@ -51,7 +51,7 @@ fn what_is_unchanged_goes_on_and_what_is_new_begins() {
     let port = free_udp_port();
     let udp = format!("[[listener]]\naddress = \"udp://127.0.0.1:{port}\"\n");
     let more = body(directory, &receiver.address, &udp);
-    let listening = format!("listening connections=0 address=udp://127.0.0.1:{port}");
+    let listening = format!("listening address=udp://127.0.0.1:{port}");
     reload(&mut daemon, directory, &more, &listening);
     client.send();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
