@@ -82,8 +82,8 @@ impl Output {
         self.is_refused = matches!(error, SendError::Refused(_));
         if !self.is_refused {
             self.counters.errors.add(OutputError::Send, 1);
-            self.health.is_away();
         }
+        self.health.is_away();
         self.outage.note(&self.address, error);
     }
 
@@ -193,7 +193,8 @@ impl Output {
                 Err(SendError::TooLarge) => self.drop_payload(),
                 Err(SendError::Refused(error)) => {
                     self.counters.errors.add(OutputError::Refused, 1);
-                    self.health.is_refused();
+                    // It will be tried again, with what it holds.
+                    self.health.is_away();
                     match transport.next_address().await {
                         Ok(true) => {}
                         Ok(false) => return Served::Lost(SendError::Refused(error)),
