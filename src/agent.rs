@@ -27,7 +27,7 @@ use crate::admin::{self, Admin};
 use crate::collector::{CollectorError, Collectors, command};
 use crate::config::Config;
 use crate::flow::key::KeyHasher;
-use crate::handover::{Inherited, Legacy};
+use crate::handover::{self, Inherited, Legacy};
 use crate::listen::{Ends, ListenError, Listener, Pressure, Watch};
 use crate::output::Fanout;
 use crate::output::spool::SpoolError;
@@ -125,7 +125,9 @@ pub async fn run(
     let mut outputs = Outputs::new(leave.clone());
     let started = outputs.start(config, &own, &mut telemetry, &mut inherited);
     let collectors = started.map_err(AgentError::from).and_then(|()| {
-        Collectors::start(config, &mut telemetry, commands, keys.clone()).map_err(AgentError::from)
+        let left = inherited.take_events();
+        Collectors::start(config, &mut telemetry, commands, keys.clone(), left)
+            .map_err(AgentError::from)
     });
     let collectors = match collectors {
         Ok(collectors) => collectors,
@@ -186,6 +188,7 @@ pub async fn run(
         collectors,
         config.interval.0,
         last_report.clone(),
+        leave.clone(),
         progress,
     ));
 
@@ -300,8 +303,9 @@ async fn report(
     mut collectors: Collectors,
     every: Duration,
     last: CancellationToken,
+    leave: CancellationToken,
     progress: Arc<Progress>,
-) {
+) -> Option<handover::Events> {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -326,7 +330,9 @@ async fn report(
             _ = ticks.tick() => collectors.tick(),
         }
     }
-    for snapshots in collectors.last(LAST_LOOK).await {
+    let leaves = leave.is_cancelled();
+    for snapshots in collectors.last(LAST_LOOK, leaves).await {
         voice.report(&snapshots).await;
     }
+    if leaves { collectors.leave() } else { None }
 }

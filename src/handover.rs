@@ -3,8 +3,8 @@
 //! Sockets outlive a process whose successor has their descriptors: connections are not
 //! reset, and what senders write meanwhile waits in the kernel. So a daemon that is replaced
 //! leaves its listening and its open sockets; of each connection what was read and is no
-//! whole frame yet; and of each output the lines that had not gone. Everything else is made
-//! anew.
+//! whole frame yet; of each output the lines that had not gone; and the socket in which the
+//! kernel's events wait. Everything else is made anew.
 //!
 //! Two ways lead from one to the other:
 //!
@@ -32,6 +32,7 @@ pub use self::inherit::Inherited;
 pub use self::signals::{hold_signals, release_signals};
 use crate::address::{Address, FileId};
 use crate::config::{Format, Framing};
+use crate::conntrack::Subscription;
 use crate::output::spool::Contents;
 
 /// All that a daemon leaves.
@@ -41,6 +42,20 @@ pub struct Legacy {
     pub listeners: Vec<Listener>,
     /// What its outputs had not sent.
     pub outputs: Vec<Output>,
+    /// What it had not heard of the kernel, in its own network namespace.
+    pub events: Option<Events>,
+}
+
+/// A socket in which the kernel's events wait: what begins and ends while nobody reads it is
+/// counted by who goes on.
+#[derive(Debug)]
+pub struct Events {
+    /// The socket, which has joined its groups.
+    pub socket: OwnedFd,
+    /// Which events come.
+    pub subscription: Subscription,
+    /// Of which protocols, as the process that opened it had them.
+    pub protocols: String,
 }
 
 /// A listener that lives on.
@@ -128,7 +143,8 @@ impl Legacy {
     #[must_use]
     pub fn descriptors(&self) -> usize {
         let of_one = |listener: &Listener| 1 + listener.connections.len();
-        self.listeners.iter().map(of_one).sum()
+        let events = usize::from(self.events.is_some());
+        events + self.listeners.iter().map(of_one).sum::<usize>()
     }
 
     /// How many lines had not gone.
