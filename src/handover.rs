@@ -18,13 +18,15 @@
 
 mod exec;
 mod inherit;
+mod signals;
 mod state;
 
 use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
-pub use self::exec::{HandoverError, Program, store};
+pub use self::exec::{HandoverError, Program, has_store, store};
 pub use self::inherit::Inherited;
+pub use self::signals::{hold_signals, release_signals};
 use crate::address::FileId;
 use crate::config::{Format, Framing};
 use crate::output::spool::Contents;
@@ -110,12 +112,18 @@ impl Legacy {
     /// How many lines had not gone.
     #[must_use]
     pub fn lines(&self) -> u64 {
-        self.outputs.iter().map(|output| output.contents.lines()).sum()
+        self.outputs
+            .iter()
+            .map(|output| output.contents.lines())
+            .sum()
     }
 
     /// Takes out what was left of the listener of this address.
     pub fn take_listener(&mut self, address: &str) -> Option<Listener> {
-        let place = self.listeners.iter().position(|one| one.address == address)?;
+        let place = self
+            .listeners
+            .iter()
+            .position(|one| one.address == address)?;
         Some(self.listeners.swap_remove(place))
     }
 

@@ -11,6 +11,7 @@
 //! lasts, and the rest is counted as abandoned.
 
 mod accept;
+mod bound;
 mod connection;
 mod datagram;
 mod intake;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use self::accept::Streams;
+use self::bound::{Bound, Socket};
 use self::datagram::Datagrams;
 use self::intake::Stage;
 pub use self::pressure::{Pressure, Watch};
@@ -41,6 +43,7 @@ use crate::address::{Address, HostPort};
 use crate::config;
 use crate::forward::{Forward, ForwardError};
 use crate::frame::MAX_FRAME_BYTES;
+use crate::handover;
 use crate::log_limit::LogLimit;
 use crate::output::Fanout;
 use crate::telemetry::ListenerCounters;
@@ -139,9 +142,21 @@ fn remedy(address: &Address) -> &'static str {
     }
 }
 
+/// What ends a listener.
+#[derive(Clone, Debug, Default)]
+pub struct Ends {
+    /// It is to end.
+    pub stop: CancellationToken,
+    /// When it ends, it is to leave what it has to the process that takes our place: to be
+    /// cancelled before `stop` is.
+    pub leave: CancellationToken,
+}
+
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
+    /// As the configuration has it.
+    configured: String,
     address: Address,
     tracker: Arc<Tracker>,
     pressure: Arc<Pressure>,
@@ -170,72 +185,70 @@ impl Listener {
     /// # Errors
     /// When the address can't be listened on, with what stands in the way.
     pub async fn bind(config: &config::Listener) -> Result<Self, ListenError> {
-        let address = &config.address;
+        Self::open(config, None).await
+    }
+
+    /// Binds, or goes on with the socket and the connections that were left for the address.
+    /// Must be called within a runtime.
+    ///
+    /// # Errors
+    /// As for [`Listener::bind`].
+    pub async fn open(
+        config: &config::Listener,
+        left: Option<handover::Listener>,
+    ) -> Result<Self, ListenError> {
         let forward = Forward::new(config).map_err(|source| ListenError::Forward {
-            address: address.clone(),
+            address: config.address.clone(),
             source,
         })?;
-        if !config.allow_uids.is_empty() && !matches!(address, Address::UnixStream(_)) {
-            return Err(ListenError::Uids(address.clone()));
+        if !config.allow_uids.is_empty() && !matches!(config.address, Address::UnixStream(_)) {
+            return Err(ListenError::Uids(config.address.clone()));
         }
-        let tracker = Arc::new(Tracker::default());
-        let streams = |acceptor, file| Kind::Streams {
-            acceptor,
-            file,
-            streams: Box::new(Streams {
-                config: config.clone(),
-                senders: Senders::new(forward.clone(), config.origin),
-                tracker: Arc::clone(&tracker),
-            }),
+        let (bound, inherited) = match left {
+            Some(left) => Bound::inherited(&config.address, left)?,
+            None => (Bound::new(config).await?, Vec::new()),
         };
-        let datagrams = |socket, file| Kind::Datagrams {
+        let Bound {
             socket,
             file,
-            datagrams: Datagrams {
-                max_frame: config.max_frame.as_usize().min(MAX_FRAME_BYTES),
-                senders: Senders::new(forward.clone(), config.origin),
-                kernel_drops: 0,
-            },
-        };
-        let place = |path| socket::Place {
-            address,
-            path,
-            owner: &config.owner,
-            mode: config.mode,
-        };
-        let (kind, local) = match address {
-            Address::UnixStream(path) => {
-                let (listener, file) = socket::unix_stream(place(path))?;
-                (streams(Acceptor::Unix(listener), Some(file)), None)
-            }
-            Address::UnixDatagram(path) => {
-                let (socket, tells, file) = socket::unix_datagram(place(path))?;
-                let socket = datagram::Socket::Unix(socket, tells);
-                (datagrams(socket, Some(file)), None)
-            }
-            Address::Tcp(host) => {
-                let listener = socket::tcp(address, host).await?;
-                let local = listener.local_addr().ok();
-                (streams(Acceptor::Tcp(listener), None), local)
-            }
-            Address::Udp(host) => {
-                let socket = socket::udp(address, host).await?;
-                let local = socket.local_addr().ok();
-                (datagrams(datagram::Socket::Udp(socket), None), local)
-            }
-            Address::Unix(_) | Address::Stdout => return Err(ListenError::Scheme(address.clone())),
-        };
+            local,
+        } = bound;
         let local = local.map(|local| HostPort {
             host: local.ip().to_string(),
             port: local.port(),
         });
-        let address = match (address, local) {
+        let address = match (&config.address, local) {
             (Address::Tcp(_), Some(local)) => Address::Tcp(local),
             (Address::Udp(_), Some(local)) => Address::Udp(local),
-            _ => address.clone(),
+            (address, _) => address.clone(),
         };
-        tracing::info!(%address, "listening");
+        tracing::info!(connections = inherited.len(), %address, "listening");
+        let tracker = Arc::new(Tracker::default());
+        let senders = Senders::new(forward, config.origin);
+        let kind = match socket {
+            Socket::Streams(acceptor) => Kind::Streams {
+                acceptor,
+                file,
+                streams: Box::new(Streams {
+                    config: config.clone(),
+                    senders,
+                    tracker: Arc::clone(&tracker),
+                    inherited,
+                }),
+            },
+            Socket::Datagrams(socket) => Kind::Datagrams {
+                datagrams: Datagrams {
+                    max_frame: config.max_frame.as_usize().min(MAX_FRAME_BYTES),
+                    senders,
+                    // Another process has counted what it lost.
+                    kernel_drops: socket.kernel_drops().unwrap_or(0),
+                },
+                socket,
+                file,
+            },
+        };
         Ok(Self {
+            configured: config.address.to_string(),
             address,
             tracker,
             pressure: Arc::default(),
@@ -261,14 +274,14 @@ impl Listener {
         Arc::clone(&self.tracker)
     }
 
-    /// Hands on what senders bring, until `stop`; returns once all is handed on or
-    /// counted as lost.
+    /// Hands on what senders bring, until the end; returns once all is handed on or
+    /// counted as lost, or what is left to another process.
     pub async fn run(
         self,
         fanout: Arc<Fanout>,
         counters: Arc<ListenerCounters>,
-        stop: CancellationToken,
-    ) {
+        ends: Ends,
+    ) -> Option<handover::Listener> {
         let stage = Arc::new(Stage {
             listener: self.address.to_string(),
             fanout,
@@ -276,17 +289,20 @@ impl Listener {
             log: LogLimit::new(LOG_LINES, LOG_WINDOW),
             pressure: self.pressure,
         });
-        match self.kind {
+        let left = match self.kind {
             Kind::Streams {
                 acceptor,
                 file,
                 streams,
-            } => streams.run(acceptor, file, stage, stop).await,
+            } => streams.run(acceptor, file, stage, ends).await,
             Kind::Datagrams {
                 socket,
                 file,
                 datagrams,
-            } => datagrams.run(socket, file, stage, stop).await,
-        }
+            } => datagrams.run(socket, file, stage, ends).await,
+        };
+        // By what the configuration will call it again.
+        let address = self.configured;
+        left.map(|left| handover::Listener { address, ..left })
     }
 }

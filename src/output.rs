@@ -48,7 +48,8 @@ use self::queue::{Inlet, Outlet, STEADY_BYTES, Settings, queue_of, tick_seconds}
 use self::spool::{Contents, Found, Kind, Spool, SpoolError};
 use self::throttle::Throttle;
 use crate::address::Address;
-use crate::config::{self, OnFull};
+use crate::config::{self, Format, OnFull};
+use crate::handover;
 use crate::log_limit::LogLimit;
 use crate::telemetry::{LineDrop, OutputCounters};
 
@@ -111,7 +112,7 @@ fn log_limit() -> LogLimit {
 }
 
 /// How an output came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Ending {
     /// Every sender was gone, and all was sent.
     Drained,
@@ -120,6 +121,8 @@ pub enum Ending {
         /// Lines that were still held, now counted as dropped.
         lines: u64,
     },
+    /// It was told to give up, and leaves what it held to the process that takes our place.
+    Left(handover::Output),
     /// It was told to give up, and what it held is in its spool.
     Spooled {
         /// Lines there.
@@ -150,6 +153,8 @@ pub struct Output {
     own: Arc<OwnListeners>,
     health: Arc<Health>,
     spool: Option<Spool>,
+    format: Format,
+    leave: CancellationToken,
 }
 
 /// Failures since the last good connection.
@@ -251,6 +256,8 @@ impl Output {
             looped: LogLimit::new(1, Duration::MAX),
             own: Arc::default(),
             health: Arc::default(),
+            format: config.format,
+            leave: CancellationToken::new(),
             spool: (!config.spool.is_empty())
                 .then(|| Spool::new(config.spool.clone().into(), config.format)),
         };
@@ -269,8 +276,16 @@ impl Output {
         Self { health, ..self }
     }
 
+    /// The same, that leaves what it holds to another process if it is told to give up after
+    /// this was cancelled.
+    #[must_use]
+    pub fn leaving(self, leave: CancellationToken) -> Self {
+        Self { leave, ..self }
+    }
+
     /// Sends until every sender is gone and all was sent, or until `abandon` is
-    /// cancelled: what is left then is counted as [`LineDrop::Shutdown`].
+    /// cancelled: what is left then is left to another process, put into the spool, or
+    /// counted as [`LineDrop::Shutdown`].
     pub async fn run(mut self, abandon: CancellationToken) -> Ending {
         let reason = tokio::select! {
             biased;
@@ -283,6 +298,16 @@ impl Output {
         self.health.is_away();
         let chunk = self.chunk.take();
         self.outlet.shut(reason);
+        if reason == LineDrop::Shutdown && self.leave.is_cancelled() {
+            let contents = self.take_rest(chunk.as_ref());
+            // To this process they are what a spool's lines are.
+            self.counters.spooled.add(contents.lines());
+            return Ending::Left(handover::Output {
+                address: self.address.to_string(),
+                format: self.format,
+                contents,
+            });
+        }
         if reason == LineDrop::Shutdown
             && let Some(lines) = self.keep(chunk.as_ref())
         {
@@ -332,14 +357,26 @@ impl Output {
         Ok(())
     }
 
-    /// Puts what is left into the spool, if there is one. Returns how many lines are in it.
-    fn keep(&mut self, chunk: Option<&Chunk>) -> Option<u64> {
-        let spool = self.spool.as_ref()?;
+    /// Takes in what another process had not sent.
+    pub fn go_on(&mut self, left: &handover::Output) {
+        let is_same_format = left.format == self.format;
+        self.outlet.restore(&left.contents, is_same_format);
+    }
+
+    /// All that is held.
+    fn take_rest(&mut self, chunk: Option<&Chunk>) -> Contents {
         let mut contents = Contents::default();
         for lines in chunk.into_iter().flat_map(Chunk::rest) {
             contents.add(Kind::Wire, lines);
         }
         self.outlet.take_rest(&mut contents);
+        contents
+    }
+
+    /// Puts what is left into the spool, if there is one. Returns how many lines are in it.
+    fn keep(&mut self, chunk: Option<&Chunk>) -> Option<u64> {
+        let spool = self.spool.clone()?;
+        let contents = self.take_rest(chunk);
         let (output, lines) = (&self.address, contents.lines());
         if lines == 0 {
             return Some(0);

@@ -19,6 +19,12 @@ pub use self::listener::{Closing, FrameDrop, ListenerCounters, Refusal, Shed};
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
+impl From<u64> for Counter {
+    fn from(total: u64) -> Self {
+        Self(AtomicU64::new(total))
+    }
+}
+
 impl Counter {
     /// Adds to it.
     pub fn add(&self, number: u64) {

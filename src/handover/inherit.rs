@@ -158,7 +158,10 @@ impl Inherited {
         }
         if !self.sockets.is_empty() {
             let sockets = self.sockets.len();
-            warn!(sockets, "systemd passed sockets that no listener's address matches: closed");
+            warn!(
+                sockets,
+                "systemd passed sockets that no listener's address matches: closed"
+            );
         }
     }
 }
@@ -189,7 +192,10 @@ fn told(bytes: &[u8], named: &mut Named) -> Legacy {
     match decode(bytes, named) {
         Ok(legacy) => {
             let (descriptors, lines) = (legacy.descriptors(), legacy.lines());
-            info!(descriptors, lines, "goes on with what the process before left");
+            info!(
+                descriptors,
+                lines, "goes on with what the process before left"
+            );
             legacy
         }
         Err(error) => {

@@ -236,7 +236,10 @@ mod tests {
         };
         Legacy {
             listeners: vec![
-                listener("unixstream:///a", vec![connection(b"\x05\0\0\0a:"), connection(b"")]),
+                listener(
+                    "unixstream:///a",
+                    vec![connection(b"\x05\0\0\0a:"), connection(b"")],
+                ),
                 listener("udp://127.0.0.1:1", vec![]),
             ],
             outputs: vec![Output {

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use self::socket::{Queue, Whom};
 pub(super) use self::socket::{Socket, Tells};
-use super::DRAIN_LIMIT;
 use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Sender, Stage};
 use super::pressure::Keep;
 use super::senders::Senders;
 use super::socket::SocketFile;
+use super::{DRAIN_LIMIT, Ends};
 use crate::frame::Cut;
+use crate::handover;
 use crate::output::Room;
 use crate::output::backlog::SenderId;
 
@@ -48,14 +48,15 @@ struct Burst {
 }
 
 impl Datagrams {
-    /// Receives until `stop`, then what is queued.
+    /// Receives until the end, then what is queued, or leaves it.
     pub(super) async fn run(
         mut self,
         socket: Socket,
         file: Option<SocketFile>,
         stage: Arc<Stage>,
-        stop: CancellationToken,
-    ) {
+        ends: Ends,
+    ) -> Option<handover::Listener> {
+        let Ends { stop, leave } = ends;
         let mut room = stage.fanout.room(SenderId::unique());
         let mut drops = interval(DROPS_INTERVAL);
         drops.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -99,14 +100,18 @@ impl Datagrams {
             }
         }
         room.release();
-        drop(file);
         self.count_drops(&socket, &stage);
+        if leave.is_cancelled() {
+            return leave_socket(socket, file, &stage);
+        }
+        drop(file);
         match socket.into_queued() {
             Ok(queue) => self.drain(&queue, &stage, &mut room).await,
             Err(error) => {
                 tracing::warn!(listener = %stage.listener, %error, "cannot read what is queued");
             }
         }
+        None
     }
 
     fn room_bytes(&self) -> usize {
@@ -207,6 +212,26 @@ impl Datagrams {
             let new = drops.saturating_sub(self.kernel_drops);
             stage.counters.kernel_drops.add(new);
             self.kernel_drops = drops;
+        }
+    }
+}
+
+/// Leaves the socket, and what is queued in it, to the process that takes our place.
+fn leave_socket(
+    socket: Socket,
+    file: Option<SocketFile>,
+    stage: &Stage,
+) -> Option<handover::Listener> {
+    match socket.into_descriptor() {
+        Ok(socket) => Some(handover::Listener {
+            address: stage.listener.clone(),
+            socket,
+            file: file.map(SocketFile::leave),
+            connections: Vec::new(),
+        }),
+        Err(error) => {
+            tracing::error!(listener = %stage.listener, %error, "the socket cannot be left");
+            None
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,23 @@ const ACCEPT_QUEUE: u32 = 1024;
 pub(crate) struct SocketFile {
     path: PathBuf,
     identity: FileId,
+}
+
+impl SocketFile {
+    /// The file of a socket that another process bound.
+    pub(super) fn inherited(path: &Path, identity: FileId) -> Self {
+        Self {
+            path: path.to_owned(),
+            identity,
+        }
+    }
+
+    /// Leaves the file where it is, to the process that takes our place.
+    pub(super) fn leave(self) -> FileId {
+        let identity = self.identity;
+        std::mem::forget(self);
+        identity
+    }
 }
 
 impl Drop for SocketFile {
@@ -82,6 +100,17 @@ pub(super) fn unix_datagram(
     let file = bind(&socket, place, SocketType::DGRAM)?;
     let socket = socket.datagram().map_err(errors.while_doing("listen"))?;
     Ok((socket, tells, file))
+}
+
+/// Whether a unix datagram socket tells processes that another process of ours made, or
+/// somebody else. Of the latter's, datagrams may wait that were sent before it was asked to.
+pub(super) fn tells(socket: impl AsFd, is_ours: bool) -> Tells {
+    let does = is_ours && sees_every_process();
+    if does && sockopt::socket_passcred(socket).unwrap_or(false) {
+        Tells::Process
+    } else {
+        Tells::Nothing
+    }
 }
 
 /// The pid namespace of the system itself, which all others are in (`PROC_PID_INIT_INO`

@@ -15,6 +15,7 @@ mod end_to_end;
 mod events;
 mod grammar;
 mod groups;
+mod handover;
 mod hostile;
 mod listen;
 mod local_addresses;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{self as std_net, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net as std_unix;
 
 use rustix::net::{
@@ -79,6 +79,13 @@ impl Socket {
         }
     }
 
+    pub(super) fn into_descriptor(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Unix(socket, _) => socket.into_std().map(OwnedFd::from),
+            Self::Udp(socket) => socket.into_std().map(OwnedFd::from),
+        }
+    }
+
     /// Lets nothing more come, where that can be.
     pub(super) fn into_queued(self) -> io::Result<Queue> {
         match self {
@@ -92,7 +99,7 @@ impl Socket {
 
     /// Datagrams that the kernel dropped for want of room since the socket was
     /// bound. Unix senders wait instead.
-    pub(super) fn kernel_drops(&self) -> Option<u64> {
+    pub(in crate::listen) fn kernel_drops(&self) -> Option<u64> {
         let Self::Udp(socket) = self else { return None };
         let inode = rustix::fs::fstat(socket).ok()?.st_ino;
         ["/proc/net/udp", "/proc/net/udp6"]
