@@ -152,6 +152,22 @@ pub struct Ends {
     pub leave: CancellationToken,
 }
 
+/// Gives a socket the buffer that the configuration asks for, and says what it came to.
+fn size_buffer(socket: &datagram::Socket, config: &config::Listener, address: &Address) {
+    let Some(asked) = config.receive_buffer.0 else {
+        return;
+    };
+    socket.ask_for_buffer(asked.as_usize());
+    match socket.buffer_bytes() {
+        Some(granted) if granted < asked.0 => tracing::warn!(
+            %address, asked = asked.0, granted,
+            "the kernel grants less than receive_buffer: raise net.core.rmem_max, or give CAP_NET_ADMIN"
+        ),
+        Some(granted) => tracing::info!(%address, granted, "receive buffer"),
+        None => {}
+    }
+}
+
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
@@ -223,6 +239,9 @@ impl Listener {
             (address, _) => address.clone(),
         };
         tracing::info!(connections = inherited.len(), %address, "listening");
+        if let Socket::Datagrams(socket) = &socket {
+            size_buffer(socket, config, &address);
+        }
         let tracker = Arc::new(Tracker::default());
         let senders = Senders::new(forward, config.origin);
         let kind = match socket {
