@@ -152,6 +152,22 @@ pub struct Ends {
     pub leave: CancellationToken,
 }
 
+/// Gives a socket the buffer that the configuration asks for, and says what it came to.
+fn size_buffer(socket: &datagram::Socket, config: &config::Listener, address: &Address) {
+    let Some(asked) = config.receive_buffer.0 else {
+        return;
+    };
+    socket.ask_for_buffer(asked.as_usize());
+    match socket.buffer_bytes() {
+        Some(granted) if granted < asked.0 => tracing::warn!(
+            %address, asked = asked.0, granted,
+            "the kernel grants less than receive_buffer: raise net.core.rmem_max, or give CAP_NET_ADMIN"
+        ),
+        Some(granted) => tracing::info!(%address, granted, "receive buffer"),
+        None => {}
+    }
+}
+
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
@@ -224,26 +240,31 @@ impl Listener {
         };
         let connections = Some(inherited.len()).filter(|&connections| connections > 0);
         tracing::info!(connections, %address, "listening");
+        if let Socket::Datagrams(socket) = &socket {
+            size_buffer(socket, config, &address);
+        }
         let tracker = Arc::new(Tracker::default());
+        let senders = Senders::new(forward, config.origin);
         let kind = match socket {
             Socket::Streams(acceptor) => Kind::Streams {
                 acceptor,
                 file,
                 streams: Box::new(Streams {
                     config: config.clone(),
-                    senders: Senders::new(forward, config.origin),
+                    senders,
                     tracker: Arc::clone(&tracker),
                     inherited,
                 }),
             },
             Socket::Datagrams(socket) => Kind::Datagrams {
-                socket,
-                file,
                 datagrams: Datagrams {
                     max_frame: config.max_frame.as_usize().min(MAX_FRAME_BYTES),
-                    senders: Senders::new(forward, config.origin),
-                    kernel_drops: 0,
+                    senders,
+                    // Another process has counted what it lost.
+                    kernel_drops: socket.kernel_drops().unwrap_or(0),
                 },
+                socket,
+                file,
             },
         };
         Ok(Self {

@@ -388,6 +388,10 @@ impl Telemetry {
             of.count("listener.pressure_us", &listener.pressure_us);
             of.count("listener.abandoned_bytes", &listener.abandoned_bytes);
             of.count("listener.kernel_drops", &listener.kernel_drops);
+            let buffer = listener.receive_buffer_bytes.get();
+            if buffer > 0 {
+                of.gauge("listener.receive_buffer_bytes", buffer);
+            }
         }
         for (name, output) in &self.outputs {
             of.tag = Some(("output", name));

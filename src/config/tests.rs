@@ -375,11 +375,16 @@ fn keys_without_effect_yet_are_noted_when_they_are_set() {
 
     let listener = |address: &str| {
         let text = format!(
-            "[[listener]]\naddress = \"{address}\"\nrate = \"1MiB/s\"\norigin = \"tags\"\n"
+            "[[listener]]\naddress = \"{address}\"\nrate = \"1MiB/s\"\norigin = \"tags\"\nreceive_buffer = \"4MiB\"\n"
         );
         read(&text).unwrap().notes().join("\n")
     };
-    assert_eq!(listener("unixstream:///run/a"), "");
+    let notes = listener("unixstream:///run/a");
+    assert!(
+        notes.starts_with("listener[0].receive_buffer has no effect"),
+        "{notes}"
+    );
+    assert_eq!(notes.lines().count(), 1);
     let notes = listener("udp://127.0.0.1:1");
     assert!(notes.contains("listener[0].rate has no effect"), "{notes}");
     assert!(

@@ -107,8 +107,8 @@ impl Bound {
                 Address::UnixDatagram(_) => {
                     let socket = std_unix::UnixDatagram::from(socket);
                     socket.set_nonblocking(true)?;
+                    let tells = socket::tells(&socket, file.is_some());
                     let socket = UnixDatagram::from_std(socket)?;
-                    let tells = socket::tells_of(&socket);
                     Self {
                         socket: Socket::Datagrams(datagram::Socket::Unix(socket, tells)),
                         file,

@@ -57,6 +57,9 @@ impl Datagrams {
         ends: Ends,
     ) -> Option<handover::Listener> {
         let Ends { stop, leave } = ends;
+        if let Some(bytes) = socket.buffer_bytes() {
+            stage.counters.receive_buffer_bytes.set(bytes);
+        }
         let mut room = stage.fanout.room(SenderId::unique());
         let mut drops = interval(DROPS_INTERVAL);
         drops.set_missed_tick_behavior(MissedTickBehavior::Delay);

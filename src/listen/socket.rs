@@ -6,6 +6,7 @@ mod file;
 use std::fs::{self, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, lchown};
 use std::path::Path;
 
@@ -63,9 +64,11 @@ pub(super) fn unix_datagram(
     Ok((socket, tells, file))
 }
 
-/// Whether a socket that another process made tells who sends by it.
-pub(super) fn tells_of(socket: &UnixDatagram) -> Tells {
-    if sees_every_process() && sockopt::socket_passcred(socket) == Ok(true) {
+/// Whether a unix datagram socket tells processes that another process of ours made, or
+/// somebody else. Of the latter's, datagrams may wait that were sent before it was asked to.
+pub(super) fn tells(socket: impl AsFd, is_ours: bool) -> Tells {
+    let does = is_ours && sees_every_process();
+    if does && sockopt::socket_passcred(socket).unwrap_or(false) {
         Tells::Process
     } else {
         Tells::Nothing

@@ -32,6 +32,12 @@ impl Config {
         let usual = Listener::default();
         for (index, listener) in self.listeners.iter().enumerate() {
             note(
+                listener.receive_buffer != usual.receive_buffer
+                    && !matches!(listener.address, Address::Udp(_)),
+                &format!("listener[{index}].receive_buffer"),
+                "has no effect: but for udp:// senders wait where there is no room",
+            );
+            note(
                 listener.origin == OriginChoice::Tags && listener.address.path().is_none(),
                 &format!("listener[{index}].origin"),
                 "has no effect: only unix sockets tell who sends",

@@ -101,9 +101,33 @@ impl Socket {
         }
     }
 
+    /// Asks the kernel to let so much wait by UDP. Beyond what `net.core.rmem_max` allows
+    /// it takes `CAP_NET_ADMIN`.
+    pub(in crate::listen) fn ask_for_buffer(&self, bytes: usize) {
+        let Self::Udp(socket) = self else { return };
+        let bytes = bytes.min(i32::MAX as usize / 2);
+        let set = sockopt::set_socket_recv_buffer_size_force(socket, bytes)
+            // Cut by the kernel to what is allowed.
+            .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, bytes));
+        if let Err(error) = set {
+            tracing::debug!(%error, bytes, "cannot set the receive buffer");
+        }
+    }
+
+    /// What may wait by UDP, in the measure of `receive_buffer`. The kernel allows twice as
+    /// much and counts its own overhead.
+    pub(in crate::listen) fn buffer_bytes(&self) -> Option<u64> {
+        let Self::Udp(socket) = self else { return None };
+        let doubled = sockopt::socket_recv_buffer_size(socket).ok()?;
+        Some(doubled as u64 / 2)
+    }
+
     /// Datagrams that the kernel dropped for want of room since the socket was
     /// bound. Unix senders wait instead.
-    pub(super) fn kernel_drops(&self) -> Option<u64> {
+    ///
+    /// This is the kernel's own count, and exact whenever it is asked for. `SO_RXQ_OVFL`
+    /// tells the same by the next datagram alone, if there is one, and makes each longer.
+    pub(in crate::listen) fn kernel_drops(&self) -> Option<u64> {
         let Self::Udp(socket) = self else { return None };
         let inode = rustix::fs::fstat(socket).ok()?.st_ino;
         ["/proc/net/udp", "/proc/net/udp6"]
