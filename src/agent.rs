@@ -6,6 +6,7 @@
 //! for it, and then nothing waits: what listeners and outputs hold is left ([`handover`]).
 
 mod outputs;
+mod progress;
 mod running;
 
 use std::io;
@@ -20,13 +21,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use self::outputs::{Outputs, Own};
+pub use self::progress::Progress;
 use self::running::Running;
 use crate::admin::{self, Admin};
 use crate::collector::{CollectorError, Collectors, command};
 use crate::config::Config;
 use crate::flow::key::KeyHasher;
-use crate::handover::{Inherited, Legacy};
+use crate::handover::{self, Inherited, Legacy};
 use crate::listen::{Ends, ListenError, Listener, Pressure, Watch};
+use crate::output::Fanout;
 use crate::output::spool::SpoolError;
 use crate::report::{Process, Reporter, Snapshot, resident_bytes};
 use crate::telemetry::{ListenerCounters, OutputCounters, Telemetry};
@@ -75,32 +78,64 @@ pub enum Ended {
     Stopped,
     /// It leaves its sockets and what was not sent.
     Left(Legacy),
+    /// It could not start by this configuration, and leaves what it was given.
+    Refused(AgentError, Legacy),
+}
+
+/// By what the daemon is told to end, and what it tells meanwhile.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// When it is to end, and whether to leave what it has.
+    pub ends: Ends,
+    /// Whether it moves.
+    pub progress: Arc<Progress>,
 }
 
 /// The daemon, from bound sockets, or those that it inherits, to the last line sent or what
 /// it leaves. Where the future is dropped before, it logs what the outputs still held.
 ///
 /// # Errors
-/// Fails when a listener cannot be bound or a source that is named refuses; once
-/// it runs, only when a stage ends by itself.
+/// Fails when a stage ends by itself. Where a listener cannot be bound, or a source that is
+/// named refuses, it ends as [`Ended::Refused`].
 pub async fn run(
     config: &Config,
     mut inherited: Inherited,
-    ends: Ends,
+    control: Control,
 ) -> Result<Ended, AgentError> {
+    let Control { ends, progress } = control;
     let mut telemetry = Telemetry::default();
-    let bound = listeners(config, &mut inherited, &mut telemetry).await?;
-    let admin = admin_socket(config)?;
+    let mut bound = Vec::new();
+    let opened = listeners(config, &mut inherited, &mut telemetry, &mut bound).await;
+    if let Err(error) = opened {
+        return Ok(refuse(error.into(), bound, None, inherited).await);
+    }
+    let asked = admin_socket(config).map_err(AgentError::from);
+    let asked = asked.and_then(|admin| {
+        let (handle, commands) = command::channel().map_err(AgentError::Commands)?;
+        Ok((admin, handle, commands))
+    });
+    let (admin, handle, commands) = match asked {
+        Ok(asked) => asked,
+        Err(error) => return Ok(refuse(error, bound, None, inherited).await),
+    };
     let keys = KeyHasher::default();
-    let (handle, commands) = command::channel().map_err(AgentError::Commands)?;
     let own = bound.iter().map(|(listener, _)| listener.address());
     let own = Arc::new(own.collect());
     let leave = ends.leave.clone();
-    let outputs = Outputs::start(config, &own, &mut telemetry, &mut inherited, &leave)?;
+    let mut outputs = Outputs::new(leave.clone());
+    let started = outputs.start(config, &own, &mut telemetry, &mut inherited);
+    let collectors = started.map_err(AgentError::from).and_then(|()| {
+        let left = inherited.take_events();
+        Collectors::start(config, &mut telemetry, commands, keys.clone(), left)
+            .map_err(AgentError::from)
+    });
+    let collectors = match collectors {
+        Ok(collectors) => collectors,
+        Err(error) => return Ok(refuse(error, bound, Some(outputs), inherited).await),
+    };
     inherited.finish();
     let _held = Held(telemetry.outputs.clone());
-    let forwarded = Arc::new(outputs.forwarded);
-    let collectors = Collectors::start(config, &mut telemetry, commands, keys.clone())?;
+    let forwarded = Arc::new(Fanout::of(outputs.forwarded));
 
     // By what the listeners are told to end, which may be later than the agent is.
     let inner = Ends {
@@ -153,6 +188,8 @@ pub async fn run(
         collectors,
         config.interval.0,
         last_report.clone(),
+        leave.clone(),
+        progress,
     ));
 
     let running = Running {
@@ -166,13 +203,32 @@ pub async fn run(
     running.until(&ends.stop).await
 }
 
+/// What the daemon does not start with, it leaves as it was given.
+async fn refuse(
+    error: AgentError,
+    bound: Vec<(Listener, Arc<ListenerCounters>)>,
+    outputs: Option<Outputs>,
+    inherited: Inherited,
+) -> Ended {
+    let mut legacy = inherited.into_legacy();
+    legacy.listeners.extend(
+        bound
+            .into_iter()
+            .filter_map(|(listener, _)| listener.leave()),
+    );
+    if let Some(outputs) = outputs {
+        legacy.outputs.extend(outputs.leave().await);
+    }
+    Ended::Refused(error, legacy)
+}
+
 /// Binds the listeners, or goes on with those that are left.
 async fn listeners(
     config: &Config,
     inherited: &mut Inherited,
     telemetry: &mut Telemetry,
-) -> Result<Vec<(Listener, Arc<ListenerCounters>)>, ListenError> {
-    let mut bound = Vec::new();
+    bound: &mut Vec<(Listener, Arc<ListenerCounters>)>,
+) -> Result<(), ListenError> {
     for listener in &config.listeners {
         let left = inherited.take_listener(&listener.address);
         let listener = Listener::open(listener, left).await?;
@@ -181,7 +237,7 @@ async fn listeners(
         telemetry.listeners.push((name, Arc::clone(&counters)));
         bound.push((listener, counters));
     }
-    Ok(bound)
+    Ok(())
 }
 
 /// Binds the admin socket, if there is to be one.
@@ -247,7 +303,9 @@ async fn report(
     mut collectors: Collectors,
     every: Duration,
     last: CancellationToken,
-) {
+    leave: CancellationToken,
+    progress: Arc<Progress>,
+) -> Option<handover::Events> {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -255,6 +313,7 @@ async fn report(
             biased;
             () = last.cancelled() => break,
             snapshots = collectors.report() => {
+                progress.beat();
                 let mut reporting = pin!(voice.report(&snapshots));
                 let mut asked = false;
                 loop {
@@ -271,7 +330,9 @@ async fn report(
             _ = ticks.tick() => collectors.tick(),
         }
     }
-    for snapshots in collectors.last(LAST_LOOK).await {
+    let leaves = leave.is_cancelled();
+    for snapshots in collectors.last(LAST_LOOK, leaves).await {
         voice.report(&snapshots).await;
     }
+    if leaves { collectors.leave() } else { None }
 }

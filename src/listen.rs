@@ -238,7 +238,8 @@ impl Listener {
             (Address::Udp(_), Some(local)) => Address::Udp(local),
             (address, _) => address.clone(),
         };
-        tracing::info!(connections = inherited.len(), %address, "listening");
+        let connections = Some(inherited.len()).filter(|&connections| connections > 0);
+        tracing::info!(connections, %address, "listening");
         if let Socket::Datagrams(socket) = &socket {
             size_buffer(socket, config, &address);
         }
@@ -291,6 +292,25 @@ impl Listener {
     #[must_use]
     pub fn tracker(&self) -> Arc<Tracker> {
         Arc::clone(&self.tracker)
+    }
+
+    /// Leaves what it has without having run.
+    #[must_use]
+    pub fn leave(self) -> Option<handover::Listener> {
+        let (socket, file, connections) = match self.kind {
+            Kind::Streams {
+                acceptor,
+                file,
+                streams,
+            } => (acceptor.into_descriptor(), file, streams.inherited),
+            Kind::Datagrams { socket, file, .. } => (socket.into_descriptor(), file, Vec::new()),
+        };
+        Some(handover::Listener {
+            address: self.configured,
+            socket: socket.ok()?,
+            file: file.map(SocketFile::leave),
+            connections,
+        })
     }
 
     /// Hands on what senders bring, until the end; returns once all is handed on or

@@ -33,7 +33,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -83,6 +83,9 @@ const STUCK: Duration = Duration::from_millis(250);
 
 /// How often a unix receiver is looked at: whether it stands at its path, and lives.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long an output that gives up may take to end the payload or line that it began.
+const CUT_GRACE: Duration = Duration::from_millis(250);
 
 /// Of what goes on failing, one message in so long.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -287,11 +290,16 @@ impl Output {
     /// cancelled: what is left then is left to another process, put into the spool, or
     /// counted as [`LineDrop::Shutdown`].
     pub async fn run(mut self, abandon: CancellationToken) -> Ending {
+        let mut connection = None;
         let reason = tokio::select! {
             biased;
-            reason = self.deliver() => reason,
+            reason = self.deliver(&mut connection) => reason,
             () = abandon.cancelled() => Some(LineDrop::Shutdown),
         };
+        if let (Some(transport), Some(chunk)) = (&mut connection, &mut self.chunk) {
+            let finished = timeout(CUT_GRACE, transport.finish(chunk, &self.counters)).await;
+            debug!(output = %self.address, ?finished, "what was begun");
+        }
         let Some(reason) = reason else {
             return Ending::Drained;
         };

@@ -1,14 +1,16 @@
 //! The outputs, and the ends that lines go into.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::system::uname;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::running::finish;
 use crate::config::{self, Config, Format, GroupMode, LineSource};
-use crate::handover::Inherited;
+use crate::handover::{self, Inherited};
 use crate::output::health::Health;
 use crate::output::only::Only;
 use crate::output::own::OwnListeners;
@@ -23,14 +25,15 @@ pub(super) struct Outputs {
     pub(super) tasks: JoinSet<Ending>,
     /// In the order of their counters.
     pub(super) healths: Vec<Arc<Health>>,
-    /// Makes them count what they hold as dropped.
+    leave: CancellationToken,
+    /// Makes them leave what they hold, or count it as dropped.
     pub(super) give_up: CancellationToken,
     /// The agent's own lines, for outputs that get them at once.
     pub(super) at_once: Own,
     /// The agent's own lines, for outputs that get long reports in portions.
     pub(super) spread: Own,
     /// Lines of the listeners.
-    pub(super) forwarded: Fanout,
+    pub(super) forwarded: Vec<Branch>,
 }
 
 /// The ends that the agent's own lines go into.
@@ -43,17 +46,37 @@ pub(super) struct Own {
 }
 
 impl Outputs {
+    /// None yet; once they run, they leave what they hold if they are told to give up after
+    /// this was cancelled.
+    pub(super) fn new(leave: CancellationToken) -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            healths: Vec::new(),
+            leave,
+            give_up: CancellationToken::new(),
+            at_once: Own::default(),
+            spread: Own::default(),
+            forwarded: Vec::new(),
+        }
+    }
+
+    /// Leaves what they hold at once.
+    pub(super) async fn leave(self) -> Vec<handover::Output> {
+        self.leave.cancel();
+        finish(self.tasks, &self.give_up, Duration::ZERO).await
+    }
+
+    /// Starts those that are configured.
+    ///
+    /// # Errors
+    /// When a spool is of no use; those before it run.
     pub(super) fn start(
+        &mut self,
         config: &Config,
         own: &Arc<OwnListeners>,
         telemetry: &mut Telemetry,
         inherited: &mut Inherited,
-        leave: &CancellationToken,
-    ) -> Result<Self, SpoolError> {
-        let give_up = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        let mut healths = Vec::new();
-        let (mut at_once, mut spread, mut forwarded) = (Own::default(), Own::default(), Vec::new());
+    ) -> Result<(), SpoolError> {
         for members in config.output_groups() {
             let members: Vec<_> = members
                 .iter()
@@ -73,15 +96,15 @@ impl Outputs {
                 let name = output.address.to_string();
                 telemetry.outputs.push((name, Arc::clone(&counters)));
                 ends.push((inlet, counters));
-                healths.push(Arc::clone(&health));
+                self.healths.push(Arc::clone(&health));
                 info!(address = %output.address, "sending to");
                 let mut task = task.avoiding(Arc::clone(own)).telling(health);
-                task = task.leaving(leave.clone());
+                task = task.leaving(self.leave.clone());
                 task.restore()?;
                 if let Some(left) = inherited.take_output(&output.address.to_string()) {
                     task.go_on(&left);
                 }
-                tasks.spawn(task.run(give_up.clone()));
+                self.tasks.spawn(task.run(self.give_up.clone()));
             }
             let Some((_, counters)) = ends.first() else {
                 continue;
@@ -107,9 +130,9 @@ impl Outputs {
             };
             if first.takes(LineSource::Collector) {
                 let own = if first.spread {
-                    &mut spread
+                    &mut self.spread
                 } else {
-                    &mut at_once
+                    &mut self.at_once
                 };
                 let fanout = if first.format.has_tags() {
                     &mut own.tagged
@@ -119,17 +142,10 @@ impl Outputs {
                 fanout.add(branch(LineSource::Collector));
             }
             if first.takes(LineSource::Listeners) {
-                forwarded.push(branch(LineSource::Listeners));
+                self.forwarded.push(branch(LineSource::Listeners));
             }
         }
-        Ok(Self {
-            tasks,
-            healths,
-            give_up,
-            at_once,
-            spread,
-            forwarded: Fanout::of(forwarded),
-        })
+        Ok(())
     }
 }
 

@@ -22,7 +22,7 @@ const LEAVING_GRACE: Duration = Duration::from_millis(100);
 pub(super) struct Running {
     /// Listeners, the admin socket, the watch over memory.
     pub(super) stages: JoinSet<Option<handover::Listener>>,
-    pub(super) report: JoinHandle<()>,
+    pub(super) report: JoinHandle<Option<handover::Events>>,
     pub(super) last_report: CancellationToken,
     pub(super) outputs: JoinSet<Ending>,
     pub(super) give_up: CancellationToken,
@@ -37,7 +37,7 @@ impl Running {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break None,
-                ended = &mut self.report => break Some(unexpected("report", ended)),
+                ended = &mut self.report => break Some(unexpected("report", ended.map(drop))),
                 Some(ended) = self.stages.join_next() => {
                     break Some(unexpected("listener or admin socket", ended.map(drop)));
                 }
@@ -48,9 +48,10 @@ impl Running {
             }
         };
         let leaves = self.ends.leave.is_cancelled();
+        let mut events = None;
         if leaves {
             // While senders are still read: it may take as long as a look at the kernel does.
-            self.end_report(&mut failure).await;
+            events = self.end_report(&mut failure).await;
         }
         self.ends.stop.cancel();
         let mut listeners = Vec::new();
@@ -63,26 +64,34 @@ impl Running {
                 }
             }
         }
-        self.end_report(&mut failure).await;
+        if !leaves {
+            self.end_report(&mut failure).await;
+        }
         let grace = if leaves { LEAVING_GRACE } else { OUTPUT_GRACE };
         let outputs = finish(self.outputs, &self.give_up, grace).await;
         match failure {
             Some(failure) => Err(failure),
-            None if leaves => Ok(Ended::Left(Legacy { listeners, outputs })),
+            None if leaves => Ok(Ended::Left(Legacy {
+                listeners,
+                outputs,
+                events,
+            })),
             None => Ok(Ended::Stopped),
         }
     }
 
-    /// Lets the report go a last time, unless it has.
-    async fn end_report(&mut self, failure: &mut Option<AgentError>) {
-        if self.last_report.is_cancelled() {
-            return;
-        }
+    /// Lets the report go a last time, unless it has ended by itself.
+    async fn end_report(&mut self, failure: &mut Option<AgentError>) -> Option<handover::Events> {
         self.last_report.cancel();
-        if !self.report.is_finished()
-            && let Err(error) = (&mut self.report).await
-        {
-            failure.get_or_insert_with(|| unexpected("report", Err(error)));
+        if self.report.is_finished() {
+            return None;
+        }
+        match (&mut self.report).await {
+            Ok(events) => events,
+            Err(error) => {
+                failure.get_or_insert_with(|| unexpected("report", Err(error)));
+                None
+            }
         }
     }
 }
@@ -96,7 +105,7 @@ fn unexpected(stage: &str, ended: Result<(), JoinError>) -> AgentError {
 
 /// Waits for the outputs, whose senders are gone, and then for them to give up. Returns what
 /// they leave.
-async fn finish(
+pub(super) async fn finish(
     mut tasks: JoinSet<Ending>,
     give_up: &CancellationToken,
     grace: Duration,

@@ -29,6 +29,7 @@ mod output;
 mod pressure;
 mod real_clients;
 mod real_receivers;
+mod reload;
 mod snapshot;
 mod sockets;
 mod spool;

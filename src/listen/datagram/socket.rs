@@ -79,7 +79,11 @@ impl Socket {
         }
     }
 
-    pub(super) fn into_descriptor(self) -> io::Result<OwnedFd> {
+    /// The socket itself, with what is queued in it.
+    ///
+    /// # Errors
+    /// When the runtime does not let go of it.
+    pub(in crate::listen) fn into_descriptor(self) -> io::Result<OwnedFd> {
         match self {
             Self::Unix(socket, _) => socket.into_std().map(OwnedFd::from),
             Self::Udp(socket) => socket.into_std().map(OwnedFd::from),

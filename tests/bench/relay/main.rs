@@ -9,6 +9,7 @@
 //! ```text
 //! cargo bench --bench relay                         # every workload
 //! cargo bench --bench relay -- a b                  # some
+//! cargo bench --bench relay -- matrix --rounds 1    # 1 to 1,000 connections, to every sink
 //! cargo bench --bench relay -- a --messages 2000000 --rounds 3
 //! CONNTALLY_BINARY=/usr/bin/conntally cargo bench --bench relay   # another build
 //! ```
@@ -79,7 +80,7 @@ fn keys() -> impl Iterator<Item = &'static str> {
     Workload::ALL
         .iter()
         .map(|workload| workload.key)
-        .chain(["memory"])
+        .chain(["memory", "matrix"])
 }
 
 fn known(key: &str) -> bool {
@@ -107,10 +108,21 @@ fn run() -> io::Result<()> {
     for workload in Workload::ALL {
         if request.wants(workload.key) {
             let messages = request.messages.unwrap_or(workload.messages);
-            table::row(
-                workload,
-                &round::compare(workload, messages, request.rounds)?,
-            );
+            let label = format!("{:<10} {}", workload.key, workload.title);
+            let rounds = request.rounds;
+            let results = round::compare(workload, round::CONNECTIONS, messages, rounds)?;
+            table::row(&label, workload, &results);
+        }
+    }
+    if request.chosen.iter().any(|chosen| chosen == "matrix") {
+        for workload in Workload::matrix() {
+            let messages = request.messages.unwrap_or(workload.messages);
+            for connections in workload::CONNECTIONS {
+                let (frames, sink) = (workload.frames, workload.sink);
+                let label = format!("{connections:>4} connections, {frames}, to {sink}");
+                let results = round::compare(&workload, connections, messages, request.rounds)?;
+                table::row(&label, &workload, &results);
+            }
         }
     }
     if request.wants("memory") {

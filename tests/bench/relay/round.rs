@@ -94,7 +94,7 @@ impl Setting {
                  [report]\ntelemetry = false\n\
                  [admin]\nsocket = \"{admin}\"\n\
                  [[listener]]\naddress = \"unixstream://{listen}\"\n\
-                 [[output]]\naddress = \"{address}\"\non_full = \"block\"\n",
+                 [[output]]\naddress = \"{address}\"\n",
                 admin = path.join("admin.socket").display(),
                 listen = socket.display(),
             ),
@@ -166,23 +166,37 @@ impl Setting {
     }
 }
 
-fn once(mut setting: Setting, workload: &Workload, messages: u64) -> io::Result<Outcome> {
-    let outcome = setting.carry(workload, CONNECTIONS, messages)?;
+fn once(
+    mut setting: Setting,
+    workload: &Workload,
+    connections: usize,
+    messages: u64,
+) -> io::Result<Outcome> {
+    let outcome = setting.carry(workload, connections, messages)?;
     setting.relay.end()?;
     setting.receiver.end()?;
     Ok(outcome)
 }
 
-pub(crate) fn compare(workload: &Workload, messages: u64, rounds: usize) -> io::Result<Comparison> {
+pub(crate) fn compare(
+    workload: &Workload,
+    connections: usize,
+    messages: u64,
+    rounds: usize,
+) -> io::Result<Comparison> {
     let mut comparison = Comparison {
         bare: Vec::new(),
         ours: Vec::new(),
     };
     for _ in 0..rounds {
         let bare = Setting::bare(workload.sink)?;
-        comparison.bare.push(once(bare, workload, messages)?);
+        comparison
+            .bare
+            .push(once(bare, workload, connections, messages)?);
         let ours = Setting::conntally(workload.sink, "off")?;
-        comparison.ours.push(once(ours, workload, messages)?);
+        comparison
+            .ours
+            .push(once(ours, workload, connections, messages)?);
     }
     Ok(comparison)
 }

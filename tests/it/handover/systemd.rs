@@ -55,10 +55,12 @@ fn a_restart_by_systemd_loses_nothing_and_resets_nobody() {
             })
         })
         .collect();
+    service.until("it is ready", |service| service.stdout.contains("READY=1"));
     for time in 1..=3 {
         service.signal(Signal::HUP);
         service.until("the next goes on", |service| {
             service.stderr.text().matches(GOES_ON).count() == time
+                && service.stdout.text().matches("READY=1").count() == time + 1
         });
     }
     stop.store(true, Ordering::Relaxed);
@@ -67,8 +69,24 @@ fn a_restart_by_systemd_loses_nothing_and_resets_nobody() {
         .map(|sender| sender.join().unwrap())
         .sum();
     receiver.sorted(sent);
+    service.until("the watchdog is fed", |service| {
+        service.stdout.text().matches("WATCHDOG=1").count() > 2
+    });
     let ended = service.stop();
     assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    let told = [
+        "started",
+        "READY=1 STATUS=3 listeners, 1 outputs",
+        "STOPPING=1",
+        "ended 0",
+    ];
+    let mut rest = &*ended.stdout;
+    for told in told.iter().cycle().take(4 * told.len()) {
+        let Some((_, after)) = rest.split_once(told) else {
+            panic!("no {told} in {rest}\n{}", ended.stdout);
+        };
+        rest = after;
+    }
     let lines = receiver.lines();
     let handed = lines.iter().filter(|line| line.starts_with("handed."));
     assert_eq!(Tally::of(handed).increments(), sent, "{}", ended.stderr);
