@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::task::yield_now;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::connection::Task;
@@ -205,7 +205,7 @@ impl Streams {
         stage: &Arc<Stage>,
         tasks: &TaskTracker,
     ) {
-        self.senders.next_turn();
+        self.senders.begin(Instant::now());
         let forward = match peer.pid {
             Some(pid) => self.senders.of(pid).clone(),
             None => self.senders.plain().clone(),

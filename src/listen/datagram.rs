@@ -134,7 +134,7 @@ impl Datagrams {
             // One byte more tells a datagram that is too long.
             let (buffer, gathered) = scratch.parts(self.max_frame + 1);
             let mut batch = Batch::new(stage, room, gathered);
-            self.senders.next_turn();
+            self.senders.begin(Instant::now());
             let (mut bytes, mut taken) = (0, 0);
             let received = loop {
                 if taken + self.max_frame > self.room_bytes() {

@@ -2,15 +2,22 @@
 //! known as long as it is the same process.
 //!
 //! A number is used again once its process is gone. So what is known is known of a number
-//! and a start, and the start is compared before it is used: for each connection, and for
-//! the datagrams of a process that were read at once.
+//! and a start, and the start is compared every [`TURN`]. The kernel gives numbers out in
+//! turn (`alloc_pid` in `kernel/pid.c`): one comes again when all the others have been given
+//! out, tens of thousands of them, which takes longer than that.
 
 use std::collections::HashMap;
 use std::fs;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::origin::{Origin, start_in};
 use crate::config::OriginChoice;
 use crate::forward::Forward;
+
+/// How long a number surely stays one process's.
+const TURN: Duration = Duration::from_millis(100);
 
 /// The most processes that are remembered. What it takes to look one up again is little.
 const MOST_KNOWN: usize = 1024;
@@ -30,8 +37,9 @@ pub(super) struct Senders {
     /// For those of whom nothing is to be told.
     plain: Forward,
     known: HashMap<u32, Known>,
-    /// Counts the reads.
+    /// Counted, and when it began.
     turn: u64,
+    turned: Instant,
 }
 
 #[derive(Debug)]
@@ -50,6 +58,7 @@ impl Senders {
             plain,
             known: HashMap::new(),
             turn: 0,
+            turned: Instant::now(),
         }
     }
 
@@ -58,9 +67,12 @@ impl Senders {
         &self.plain
     }
 
-    /// Begins another read: whoever is asked for is compared once more.
-    pub(super) const fn next_turn(&mut self) {
-        self.turn += 1;
+    /// Begins to read, now: whoever is asked for is compared once more, if it is time.
+    pub(super) fn begin(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.turned) >= TURN {
+            self.turn += 1;
+            self.turned = now;
+        }
     }
 
     /// What is done with this process's lines.
@@ -153,6 +165,10 @@ mod tests {
         Senders::new(Forward::default(), choice)
     }
 
+    fn next_turn(senders: &mut Senders) {
+        senders.begin(senders.turned + TURN);
+    }
+
     /// The line of a sender, of which only the container's number is left.
     fn written(senders: &mut Senders, system: &System, pid: u32) -> String {
         let mut out = Vec::new();
@@ -168,10 +184,12 @@ mod tests {
         let mut senders = senders(OriginChoice::Field);
         for (turn, reads) in [(0, 3), (1, 4), (2, 5)] {
             for _ in 0..10 {
+                let began = senders.turned;
+                senders.begin(began + TURN / 2);
                 assert_eq!(written(&mut senders, &system, 7), "a:1|c|c:ci-1111\n");
             }
             assert_eq!(system.reads.get(), reads, "{turn}");
-            senders.next_turn();
+            next_turn(&mut senders);
         }
     }
 
@@ -182,7 +200,7 @@ mod tests {
             written(&mut senders, &System::of(&[(7, 1111)]), 7),
             "a:1|c|c:ci-1111\n"
         );
-        senders.next_turn();
+        next_turn(&mut senders);
         assert_eq!(
             written(&mut senders, &System::of(&[(7, 2222)]), 7),
             "a:1|c|c:ci-2222\n"
@@ -193,11 +211,11 @@ mod tests {
     fn who_is_gone_is_who_it_was_and_a_stranger_stays_one() {
         let mut senders = senders(OriginChoice::Field);
         written(&mut senders, &System::of(&[(7, 1111)]), 7);
-        senders.next_turn();
+        next_turn(&mut senders);
         let nobody = System::of(&[]);
         assert_eq!(written(&mut senders, &nobody, 7), "a:1|c|c:ci-1111\n");
         assert_eq!(written(&mut senders, &nobody, 8), "a:1|c\n");
-        senders.next_turn();
+        next_turn(&mut senders);
         assert_eq!(
             written(&mut senders, &System::of(&[(8, 1)]), 8),
             "a:1|c|c:ci-0001\n"
@@ -237,7 +255,7 @@ mod tests {
             assert_eq!(written(&mut senders, &system, pid), expected);
             assert!(senders.known.len() <= MOST_KNOWN);
             if pid % 7 == 0 {
-                senders.next_turn();
+                next_turn(&mut senders);
             }
         }
     }
