@@ -13,6 +13,7 @@
 mod accept;
 mod connection;
 mod datagram;
+mod descriptors;
 mod intake;
 pub mod origin;
 pub(crate) mod socket;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::accept::Streams;
 use self::datagram::Datagrams;
+pub use self::descriptors::allow as allow_descriptors;
 use self::intake::Stage;
 use self::socket::SocketFile;
 use self::stream::Acceptor;

@@ -15,6 +15,7 @@ use super::logging::{self, Role};
 use super::{CliError, ConfigArgs, Verbosity};
 use crate::agent::{self, AgentError};
 use crate::config::{Config, Environment};
+use crate::listen::allow_descriptors;
 
 /// Name lookups and standard output are all that blocks, at most one for each output;
 /// threads are made when they are needed, and end when they are not.
@@ -36,6 +37,15 @@ pub(super) fn run(
     }
     for note in loaded.config.notes() {
         warn!("{note}");
+    }
+    if let Some((wanted, allowed)) = allow_descriptors(&loaded.config.listeners) {
+        warn!(
+            wanted,
+            allowed,
+            "max_connections of the listeners take more file descriptors than are allowed: raise \
+             the limit (LimitNOFILE=, ulimit -Hn), or lower max_connections; beyond it, who comes \
+             waits"
+        );
     }
     let runtime = Builder::new_current_thread()
         .enable_all()

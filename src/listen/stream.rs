@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::iter;
 use std::net::{self as std_net, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net as std_unix;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -75,6 +76,15 @@ impl Acceptor {
             Self::Tcp(listener) => listener
                 .poll_accept(cx)
                 .map_ok(|(stream, remote)| Accepted::Tcp(stream, remote)),
+        }
+    }
+}
+
+impl AsFd for Acceptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(listener) => listener.as_fd(),
+            Self::Tcp(listener) => listener.as_fd(),
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Receiver {
     received: PathBuf,
     /// Where to send to, as an output names it.
     pub(crate) address: String,
-    _stdin: ChildStdin,
+    stdin: ChildStdin,
 }
 
 impl Receiver {
@@ -35,19 +35,7 @@ impl Receiver {
     #[track_caller]
     pub(crate) fn start(scheme: &str, directory: &Path) -> Self {
         fs::create_dir_all(directory).unwrap();
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "support::receiver::receive",
-                "--ignored",
-                "--nocapture",
-            ])
-            .env(ROLE, format!("{scheme} {}", directory.display()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take().unwrap();
+        let (child, stdin) = spawn(scheme, directory);
         let mut address = String::new();
         eventually("the receiver listens", || {
             address = fs::read_to_string(directory.join("address")).unwrap_or_default();
@@ -57,8 +45,21 @@ impl Receiver {
             child,
             received: directory.join("received"),
             address: address.trim_end().to_owned(),
-            _stdin: stdin,
+            stdin,
         }
+    }
+
+    /// Ends it, and starts another where it was, by its path, that goes on with its file.
+    #[track_caller]
+    pub(crate) fn restart(&mut self) {
+        let (scheme, path) = self.address.split_once("://").unwrap();
+        let path = Path::new(path);
+        let directory = path.parent().unwrap();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        fs::remove_file(path).unwrap();
+        (self.child, self.stdin) = spawn(scheme, directory);
+        eventually("the next receiver listens", || path.exists());
     }
 
     /// The lines so far, in the order of their coming.
@@ -111,6 +112,24 @@ impl Drop for Receiver {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// Starts this binary in its role.
+fn spawn(scheme: &str, directory: &Path) -> (Child, ChildStdin) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "support::receiver::receive",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env(ROLE, format!("{scheme} {}", directory.display()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let stdin = child.stdin.take().unwrap();
+    (child, stdin)
 }
 
 /// Where payloads of all connections go.
