@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 use std::pin::pin;
 
-use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
+use rustix::process::geteuid;
 use tokio::runtime::Builder;
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
@@ -21,6 +21,7 @@ use super::{CliError, ConfigArgs, Verbosity};
 use crate::agent::{self, AgentError, Control, Ended};
 use crate::config::{Config, Environment};
 use crate::handover::{self, HandoverError, Inherited, Legacy, Program};
+use crate::listen::allow_descriptors;
 
 /// Name lookups and standard output are all that blocks, at most one for each output;
 /// threads are made when they are needed, and end when they are not.
@@ -43,7 +44,15 @@ pub(super) fn run(
     }
     let mut config = loaded.config;
     note(&config);
-    raise_descriptor_limit();
+    if let Some((wanted, allowed)) = allow_descriptors(&config.listeners) {
+        warn!(
+            wanted,
+            allowed,
+            "max_connections of the listeners take more file descriptors than are allowed: raise \
+             the limit (LimitNOFILE=, ulimit -Hn), or lower max_connections; beyond it, who comes \
+             waits"
+        );
+    }
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
@@ -235,19 +244,6 @@ impl Process<'_> {
             Some(program) => program.execute(legacy),
             None => HandoverError::Write(io::ErrorKind::NotFound.into()),
         }
-    }
-}
-
-/// Lets as many descriptors be open as may be: every connection is one, and the usual limit
-/// is there for programs that call `select(2)`, which this one does not.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        warn!(%error, ?limit, "the limit of open descriptors stays as it is");
     }
 }
 

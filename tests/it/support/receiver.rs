@@ -116,6 +116,15 @@ impl Receiver {
         fs::metadata(&self.received).unwrap().len() > 0
     }
 
+    /// Ends it, and starts another where it was, that goes on with its file.
+    #[track_caller]
+    pub(crate) fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let directory = self.received.parent().unwrap().to_owned();
+        *self = Self::start_at(&self.address, &directory, Pace::Full);
+    }
+
     /// The lines so far, in the order of their coming.
     pub(crate) fn lines(&self) -> Vec<String> {
         let text = fs::read_to_string(&self.received).unwrap();
