@@ -13,7 +13,7 @@
 //! - **By systemd's descriptor store** (`FDSTORE=1`, `sd_notify(3)`): what a daemon leaves at
 //!   `SIGTERM` waits there for the next one that is started by a restart.
 //!
-//! In both, a memory file ([`state`]) says what each descriptor is. Sockets that systemd made
+//! In both, a memory file says what each descriptor is. Sockets that systemd made
 //! for a `.socket` unit come with no such file, and are told by the address they are bound to.
 
 mod exec;

@@ -10,6 +10,7 @@
 //! cargo bench --bench relay                         # every workload
 //! cargo bench --bench relay -- a b                  # some
 //! cargo bench --bench relay -- matrix --rounds 1    # 1 to 1,000 connections, to every sink
+//! cargo bench --bench relay -- a --full              # with tags, timeouts, own metrics
 //! cargo bench --bench relay -- a --messages 2000000 --rounds 3
 //! CONNTALLY_BINARY=/usr/bin/conntally cargo bench --bench relay   # another build
 //! ```
@@ -32,6 +33,7 @@ mod workload;
 use std::io;
 use std::process::ExitCode;
 
+use crate::round::Load;
 use crate::workload::Workload;
 
 /// What the command line asks for.
@@ -39,6 +41,7 @@ struct Request {
     chosen: Vec<String>,
     messages: Option<u64>,
     rounds: usize,
+    load: Load,
 }
 
 impl Request {
@@ -47,12 +50,14 @@ impl Request {
             chosen: Vec::new(),
             messages: None,
             rounds: 5,
+            load: Load::Plain,
         };
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 // What cargo adds by itself.
                 "--bench" => {}
+                "--full" => request.load = Load::Full,
                 "--messages" => request.messages = Some(number(arguments.next())?),
                 "--rounds" => {
                     request.rounds = usize::try_from(number(arguments.next())?)
@@ -110,7 +115,8 @@ fn run() -> io::Result<()> {
             let messages = request.messages.unwrap_or(workload.messages);
             let label = format!("{:<10} {}", workload.key, workload.title);
             let rounds = request.rounds;
-            let results = round::compare(workload, round::CONNECTIONS, messages, rounds)?;
+            let connections = round::CONNECTIONS;
+            let results = round::compare(workload, request.load, connections, messages, rounds)?;
             table::row(&label, workload, &results);
         }
     }
@@ -120,7 +126,8 @@ fn run() -> io::Result<()> {
             for connections in workload::CONNECTIONS {
                 let (frames, sink) = (workload.frames, workload.sink);
                 let label = format!("{connections:>4} connections, {frames}, to {sink}");
-                let results = round::compare(&workload, connections, messages, request.rounds)?;
+                let (load, rounds) = (request.load, request.rounds);
+                let results = round::compare(&workload, load, connections, messages, rounds)?;
                 table::row(&label, &workload, &results);
             }
         }
