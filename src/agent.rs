@@ -89,6 +89,8 @@ pub struct Control {
     pub ends: Ends,
     /// Whether it moves.
     pub progress: Arc<Progress>,
+    /// How short memory is: the same for as long as the process lives.
+    pub pressure: Arc<Pressure>,
 }
 
 /// The daemon, from bound sockets, or those that it inherits, to the last line sent or what
@@ -102,7 +104,11 @@ pub async fn run(
     mut inherited: Inherited,
     control: Control,
 ) -> Result<Ended, AgentError> {
-    let Control { ends, progress } = control;
+    let Control {
+        ends,
+        progress,
+        pressure,
+    } = control;
     let mut telemetry = Telemetry::default();
     let mut bound = Vec::new();
     let opened = listeners(config, &mut inherited, &mut telemetry, &mut bound).await;
@@ -155,18 +161,7 @@ pub async fn run(
             None
         });
     }
-    let pressure = Arc::<Pressure>::default();
-    if !config.listeners.is_empty()
-        && let Some(watch) = Watch::new(&config.memory, &pressure)
-    {
-        let outputs = telemetry.outputs.clone();
-        let held = move || outputs.iter().map(|(_, output)| output.held_bytes()).sum();
-        let run = watch.run(held, inner.stop.clone());
-        stages.spawn(async {
-            run.await;
-            None
-        });
-    }
+    watch_memory(config, &pressure, &telemetry, &inner.stop, &mut stages);
     for (listener, counters) in bound {
         let listener = listener.under(Arc::clone(&pressure));
         stages.spawn(listener.run(Arc::clone(&forwarded), counters, inner.clone()));
@@ -238,6 +233,27 @@ async fn listeners(
         bound.push((listener, counters));
     }
     Ok(())
+}
+
+/// Starts what measures memory for the listeners, if there is a limit to it.
+fn watch_memory(
+    config: &Config,
+    pressure: &Arc<Pressure>,
+    telemetry: &Telemetry,
+    stop: &CancellationToken,
+    stages: &mut JoinSet<Option<handover::Listener>>,
+) {
+    if !config.listeners.is_empty()
+        && let Some(watch) = Watch::new(&config.memory, pressure)
+    {
+        let outputs = telemetry.outputs.clone();
+        let held = move || outputs.iter().map(|(_, output)| output.held_bytes()).sum();
+        let run = watch.run(held, stop.clone());
+        stages.spawn(async {
+            run.await;
+            None
+        });
+    }
 }
 
 /// Binds the admin socket, if there is to be one.

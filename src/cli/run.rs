@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 use std::pin::pin;
+use std::sync::Arc;
 
 use rustix::process::geteuid;
 use tokio::runtime::Builder;
@@ -21,7 +22,7 @@ use super::{CliError, ConfigArgs, Verbosity};
 use crate::agent::{self, AgentError, Control, Ended};
 use crate::config::{Config, Environment};
 use crate::handover::{self, HandoverError, Inherited, Legacy, Program};
-use crate::listen::allow_descriptors;
+use crate::listen::{Pressure, allow_descriptors};
 
 /// Name lookups and standard output are all that blocks, at most one for each output;
 /// threads are made when they are needed, and end when they are not.
@@ -62,6 +63,7 @@ pub(super) fn run(
         program: Program::of_process().ok(),
         args,
         environment,
+        pressure: Arc::default(),
     };
     // For as long as the process: none that comes between two runs is to be missed.
     let listening = runtime.block_on(async { Signals::listen() });
@@ -136,6 +138,8 @@ struct Process<'a> {
     program: Option<Program>,
     args: &'a ConfigArgs,
     environment: &'a Environment,
+    /// A reload gives no memory back.
+    pressure: Arc<Pressure>,
 }
 
 impl Process<'_> {
@@ -146,8 +150,11 @@ impl Process<'_> {
         inherited: Inherited,
         signals: &mut Signals,
     ) -> Result<(Ended, Way), CliError> {
-        let control = Control::default();
-        let Control { ends, progress } = &control;
+        let control = Control {
+            pressure: Arc::clone(&self.pressure),
+            ..Control::default()
+        };
+        let Control { ends, progress, .. } = &control;
         let mut agent = pin!(agent::run(config, inherited, control.clone()));
         let mut watchdog = Watchdog::new(config.interval.0);
         let mut way = Way::InPlace;
