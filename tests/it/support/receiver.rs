@@ -31,7 +31,8 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Starts one for `unixstream`, `unixgram`, `tcp` or `udp`; `directory` must be its own.
+    /// Starts one for `unixstream`, `unixgram`, `tcp` or `udp`, or for `unixlines`, which are
+    /// lines over a unix stream; `directory` must be its own.
     #[track_caller]
     pub(crate) fn start(scheme: &str, directory: &Path) -> Self {
         fs::create_dir_all(directory).unwrap();
@@ -199,6 +200,16 @@ impl Received {
                     for stream in listener.incoming() {
                         let (received, stream) = (received.clone(), stream.unwrap());
                         thread::spawn(move || received.frames(stream).unwrap());
+                    }
+                });
+                format!("unixstream://{}", path.display())
+            }
+            "unixlines" => {
+                let listener = UnixListener::bind(&path)?;
+                thread::spawn(move || {
+                    for stream in listener.incoming() {
+                        let (received, stream) = (received.clone(), stream.unwrap());
+                        thread::spawn(move || received.text(stream).unwrap());
                     }
                 });
                 format!("unixstream://{}", path.display())
