@@ -15,9 +15,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Endpoint};
 use crate::collector::{CollectorError, Collectors, command};
 use crate::config::{self, Config, Format, GroupMode, LineSource};
+use crate::exposition::{Exposition, Teller};
 use crate::flow::key::KeyHasher;
 use crate::listen::{ListenError, Listener, Pressure, Watch};
 use crate::output::health::Health;
@@ -87,6 +88,11 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
         bound.push((listener, counters));
     }
     let admin = admin_socket(config)?;
+    let http = match &config.admin.http.0 {
+        Some(address) => Some((Endpoint::bind(address).await?, Arc::default())),
+        None => None,
+    };
+    telemetry.http = http.as_ref().map(|(_, counters)| Arc::clone(counters));
     let keys = KeyHasher::default();
     let (handle, commands) = command::channel().map_err(AgentError::Commands)?;
     let own = bound.iter().map(|(listener, _)| listener.address());
@@ -96,6 +102,12 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     let collectors = Collectors::start(config, &mut telemetry, commands, keys.clone())?;
 
     let mut stages = JoinSet::new();
+    let (teller, told) = Teller::new(config.hosts.max);
+    if let Some((http, counters)) = http {
+        let (keys, counted, telemetry) = (keys.clone(), Arc::clone(&counters), telemetry.clone());
+        let exposition = Exposition::new(config, keys, telemetry, counted, told);
+        stages.spawn(http.run(exposition, counters, stop.clone()));
+    }
     if let Some(admin) = admin {
         let views = admin::Views {
             trackers: bound.iter().map(|(of, _)| of.tracker()).collect(),
@@ -126,6 +138,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
         at_once: reporter(outputs.at_once),
         spread: reporter(outputs.spread).paced(config.interval.0 / 2, last_report.clone()),
         telemetry,
+        teller,
         started: Instant::now(),
     };
     let mut report = tokio::spawn(report(
@@ -141,7 +154,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
             biased;
             () = stop.cancelled() => break None,
             ended = &mut report => break Some(unexpected("report", ended)),
-            Some(ended) = stages.join_next() => break Some(unexpected("listener or admin socket", ended)),
+            Some(ended) = stages.join_next() => break Some(unexpected("listener or admin endpoint", ended)),
             Some(_) = tasks.join_next() => if tasks.is_empty() {
                 info!("nobody reads any output any more: stopping");
                 break None;
@@ -151,7 +164,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     stop.cancel();
     while let Some(ended) = stages.join_next().await {
         if let Err(error) = ended {
-            failure.get_or_insert_with(|| unexpected("listener or admin socket", Err(error)));
+            failure.get_or_insert_with(|| unexpected("listener or admin endpoint", Err(error)));
         }
     }
     last_report.cancel();
@@ -344,6 +357,8 @@ struct Voice {
     at_once: Reporter,
     spread: Reporter,
     telemetry: Telemetry,
+    /// Where scrapes read what the ticks told.
+    teller: Teller,
     started: Instant,
 }
 
@@ -359,6 +374,7 @@ impl Voice {
                 .report(snapshots, &self.telemetry, &process, now)
                 .await;
         }
+        self.teller.tell(snapshots);
     }
 }
 
