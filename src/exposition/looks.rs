@@ -54,6 +54,9 @@ const GAUGES: [&str; 4] = [
     "conntrack_closed_connections",
 ];
 
+/// What tells one of a gauge's series from another.
+pub(super) const HOST: &str = "host";
+
 /// A network namespace to look into.
 #[derive(Clone, Debug)]
 struct Seat {
@@ -262,7 +265,7 @@ fn gauges() -> Families {
 fn tell(places: &Places, netns: Option<&Netns>, families: &mut Families) {
     for (host, states) in places.rows() {
         let netns = netns.map(|netns| ("netns", &**netns.tag()));
-        let labels = netns.into_iter().chain([("host", host)]);
+        let labels = netns.into_iter().chain([(HOST, host)]);
         for (name, number) in GAUGES.into_iter().zip(states) {
             let family = families.family(name, Kind::Gauge, help::of(name));
             family.add(labels.clone(), number);

@@ -1,6 +1,9 @@
+mod dashboards;
+
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::conntrack::KernelCounters;
 use crate::flow::{Direction, Failure, Protocol};
 use crate::hosts::select::{HostActivity, Selection};
 use crate::report::{Snapshot, TableSize};
@@ -165,15 +168,16 @@ async fn what_the_report_leaves_out_is_not_told() {
     );
 }
 
+/// Everything that is ever told.
+async fn everything(format: Format) -> String {
+    let mut full = snapshot(vec![activity("a", Protocol::Tcp, 1, 1)]);
+    full.kernel = KernelCounters::default().iter().collect();
+    exposition(&Config::default(), &[full]).text(format).await
+}
+
 #[tokio::test]
 async fn every_family_says_what_it_is() {
-    let config = Config::default();
-    let mut every_counter = snapshot(Vec::new());
-    let kernel = crate::conntrack::KernelCounters::default();
-    every_counter.kernel = kernel.iter().collect();
-    let text = exposition(&config, &[every_counter])
-        .text(Format::Prometheus)
-        .await;
+    let text = everything(Format::Prometheus).await;
     let mut texts = BTreeSet::new();
     for line in samples(&text, "# HELP ") {
         assert!(!line.ends_with(help::NONE), "{line}");

@@ -318,3 +318,22 @@ fn scraped(program: &Path) {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(!ended.stderr.contains("scrape"), "{}", ended.stderr);
 }
+
+#[test]
+fn promtool_has_nothing_against_the_alerts_and_they_fire_when_they_should() {
+    const TEST: &str = "promtool_has_nothing_against_the_alerts_and_they_fire_when_they_should";
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/dashboards");
+    let [alerts, names, tests] = ["alerts.yml", "exporter-names.yml", "rules.test.yml"]
+        .map(|name| format!("{directory}/prometheus-{name}"));
+    for arguments in [
+        &["check", "rules", &*alerts, &*names][..],
+        &["test", "rules", &*tests],
+    ] {
+        let Some(output) = promtool(arguments, None) else {
+            return skip(TEST, "promtool is not installed");
+        };
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        assert!(said.contains("SUCCESS"), "{said}");
+    }
+}
