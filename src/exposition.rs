@@ -54,15 +54,15 @@ impl Exposition {
     pub(crate) fn new(
         config: &Config,
         keys: KeyHasher,
-        telemetry: Telemetry,
+        telemetry: &Telemetry,
         counters: Arc<HttpCounters>,
         told: watch::Receiver<Totals>,
     ) -> Self {
         Self {
             started: Instant::now(),
             report: config.report.clone(),
-            looks: Looks::new(config, keys, &telemetry, counters),
-            telemetry,
+            looks: Looks::new(config, keys, telemetry, counters),
+            telemetry: telemetry.clone(),
             told,
         }
     }

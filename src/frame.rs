@@ -14,6 +14,7 @@ use memchr::{memchr, memrchr};
 use tokio_util::codec::Decoder;
 
 use crate::config::Framing;
+use crate::handover;
 use crate::telemetry::FrameDrop;
 
 /// Bytes of a length prefix.
@@ -84,6 +85,7 @@ pub struct Framer {
     /// Of an oversized frame: bytes still to come with a length prefix, bytes
     /// gone with newlines. 0 outside of one.
     skip: usize,
+    ended: u64,
 }
 
 impl Framer {
@@ -94,6 +96,24 @@ impl Framer {
             framing,
             max_frame: max_frame.min(MAX_FRAME_BYTES),
             skip: 0,
+            ended: 0,
+        }
+    }
+
+    /// The same, that goes on where another stood.
+    #[must_use]
+    pub const fn at(mut self, cut: handover::Cut) -> Self {
+        self.framing = cut.framing;
+        self.skip = cut.skip;
+        self
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub const fn place(&self) -> handover::Cut {
+        handover::Cut {
+            framing: self.framing,
+            skip: self.skip,
         }
     }
 
@@ -101,6 +121,13 @@ impl Framer {
     #[must_use]
     pub const fn framing(&self) -> Framing {
         self.framing
+    }
+
+    /// How many frames have ended, empty and oversized ones too; runs of lines count as
+    /// one. While it stays the same, it is one frame that goes on.
+    #[must_use]
+    pub const fn ended(&self) -> u64 {
+        self.ended
     }
 
     /// Whether a frame has begun and not ended, where `rest` is left of the input.
@@ -142,6 +169,7 @@ impl Framer {
             if self.skip > 0 {
                 let gone = self.skip.min(input.len());
                 self.skip -= gone;
+                self.ended += u64::from(self.skip == 0);
                 *input = input.get(gone..).unwrap_or_default();
             }
             let Some((prefix, rest)) = input.split_first_chunk::<PREFIX_BYTES>() else {
@@ -151,6 +179,7 @@ impl Framer {
             if length == 0 {
                 // A sign of life.
                 *input = rest;
+                self.ended += 1;
                 continue;
             }
             if length > self.max_frame {
@@ -163,6 +192,7 @@ impl Framer {
                 return Ok(None);
             };
             *input = rest;
+            self.ended += 1;
             return Ok(Some(Cut::Body(body)));
         }
     }
@@ -182,12 +212,14 @@ impl Framer {
                 return Ok(None);
             }
             self.skip = 0;
+            self.ended += 1;
         }
         let window = (self.max_frame + 1).min(input.len());
         let (window, rest) = input.split_at(window);
         if let Some(newline) = memrchr(b'\n', window) {
             let (lines, rest) = input.split_at(newline + 1);
             *input = rest;
+            self.ended += 1;
             return Ok(Some(Cut::Body(lines)));
         }
         if window.len() <= self.max_frame {

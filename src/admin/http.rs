@@ -33,6 +33,7 @@ const LIMITS: Limits = Limits {
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     listener: TcpListener,
+    counters: Arc<HttpCounters>,
 }
 
 impl Endpoint {
@@ -77,22 +78,25 @@ impl Endpoint {
         let listener = socket.listen(ACCEPT_QUEUE).map_err(failed("listen"))?;
         let bound = listener.local_addr().unwrap_or(to);
         tracing::info!(address = %bound, "HTTP endpoint bound");
-        Ok(Self { listener })
+        Ok(Self {
+            listener,
+            counters: Arc::default(),
+        })
+    }
+
+    /// What it counts.
+    pub(crate) fn counters(&self) -> Arc<HttpCounters> {
+        Arc::clone(&self.counters)
     }
 
     /// Answers until `stop`; what is not answered by then is cut off.
-    pub(crate) async fn run(
-        self,
-        exposition: Exposition,
-        counters: Arc<HttpCounters>,
-        stop: CancellationToken,
-    ) {
+    pub(crate) async fn run(self, exposition: Exposition, stop: CancellationToken) {
         let exposition = Arc::new(exposition);
         let answer = move |request: Request<_>| {
             let exposition = Arc::clone(&exposition);
             async move { answer(&exposition, &request).await }
         };
-        let counters = Arc::clone(&counters.doors);
+        let counters = Arc::clone(&self.counters.doors);
         let door = Door::new("the HTTP endpoint", LIMITS, counters, answer, stop);
         let socket = Socket::Tcp(self.listener);
         door.open(&socket).await;
@@ -201,7 +205,7 @@ mod tests {
         let exposition = Exposition::new(
             &config,
             KeyHasher::default(),
-            telemetry,
+            &telemetry,
             Arc::default(),
             told,
         );

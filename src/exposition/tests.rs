@@ -64,7 +64,7 @@ fn exposition(config: &Config, snapshots: &[Snapshot]) -> Exposition {
     let exposition = Exposition::new(
         config,
         KeyHasher::default(),
-        telemetry,
+        &telemetry,
         Arc::default(),
         told,
     );

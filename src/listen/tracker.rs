@@ -4,6 +4,8 @@
 //! read costs no clock and no timer.
 
 use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,6 +15,8 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::stream::{Handle, Peer};
+use crate::frame::Framer;
+use crate::handover::{self, Cut, Past};
 use crate::telemetry::{Closing, Counter, FrameDrop, ListenerCounters};
 
 /// The open connections.
@@ -20,6 +24,8 @@ use crate::telemetry::{Closing, Counter, FrameDrop, ListenerCounters};
 pub struct Tracker {
     open: Mutex<HashMap<u64, Tracked>>,
     last_id: AtomicU64,
+    /// Connections for the process that takes our place, while they are left to it.
+    left: Mutex<Option<Vec<handover::Connection>>>,
 }
 
 #[derive(Debug)]
@@ -94,24 +100,36 @@ impl Tracker {
         self.lock().get(&id).map(|tracked| tracked.client(now))
     }
 
-    /// Takes a new one in.
+    /// Takes one in: a new one, or one with a past.
     pub(super) fn open(
         self: &Arc<Self>,
         peer: Peer,
         handle: Handle,
+        past: Option<Past>,
         counters: &Arc<ListenerCounters>,
     ) -> Open {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        if past.is_none() {
+            counters.accepted.add(1);
+        }
+        let past = past.unwrap_or_else(|| Past {
+            since: SystemTime::now(),
+            frames: 0,
+            lines: 0,
+            bytes: 0,
+            bad_lines: 0,
+        });
         let connection = Arc::new(Connection {
             id,
             peer,
-            since: SystemTime::now(),
-            frames: Counter::default(),
-            lines: Counter::default(),
-            bytes: Counter::default(),
-            bad_lines: Counter::default(),
+            since: past.since,
+            frames: Counter::from(past.frames),
+            lines: Counter::from(past.lines),
+            bytes: Counter::from(past.bytes),
+            bad_lines: Counter::from(past.bad_lines),
             holds_frame: AtomicBool::new(false),
             is_inside_frame: AtomicBool::new(false),
+            frames_ended: AtomicU64::new(0),
             is_held_up: AtomicBool::new(false),
             handle,
             verdict: OnceLock::new(),
@@ -122,14 +140,32 @@ impl Tracker {
             watch: Watch::new(),
         };
         self.lock().insert(id, tracked);
-        counters.accepted.add(1);
         counters.connections.up();
         Open {
             tracker: Arc::clone(self),
             counters: Arc::clone(counters),
             connection,
-            closing: Closing::Shutdown,
+            ending: Ending::Dropped,
         }
+    }
+
+    /// Lets every task go where it stands: each leaves its connection.
+    pub(super) fn leave(&self) {
+        self.lock_left().get_or_insert_default();
+        for Tracked { connection, .. } in self.lock().values() {
+            if let Some(task) = connection.task.get() {
+                task.abort();
+            }
+        }
+    }
+
+    /// What was left, once every task has gone.
+    pub(super) fn take_left(&self) -> Vec<handover::Connection> {
+        self.lock_left().take().unwrap_or_default()
+    }
+
+    fn lock_left(&self) -> MutexGuard<'_, Option<Vec<handover::Connection>>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes those that are overdue.
@@ -205,6 +241,8 @@ pub(super) struct Connection {
     holds_frame: AtomicBool,
     /// Whether a frame has begun, be it one that is skipped.
     is_inside_frame: AtomicBool,
+    /// How many have ended, those that are not counted as frames too.
+    frames_ended: AtomicU64,
     /// Whether it is we who hold it up: for its rate, or for the outputs.
     is_held_up: AtomicBool,
     handle: Handle,
@@ -225,6 +263,16 @@ impl Connection {
         self.verdict.get().copied()
     }
 
+    fn past(&self) -> Past {
+        Past {
+            since: self.since,
+            frames: self.frames.get(),
+            lines: self.lines.get(),
+            bytes: self.bytes.get(),
+            bad_lines: self.bad_lines.get(),
+        }
+    }
+
     pub(super) fn set_task(&self, task: AbortHandle) {
         self.task.get_or_init(|| task);
     }
@@ -233,11 +281,12 @@ impl Connection {
         self.is_held_up.store(is_held_up, Ordering::Relaxed);
     }
 
-    /// Notes how a read ended.
-    pub(super) fn set_rest(&self, holds_frame: bool, is_inside_frame: bool) {
-        self.holds_frame.store(holds_frame, Ordering::Relaxed);
+    /// Notes how a read ended: what is left of it to be cut.
+    pub(super) fn set_rest(&self, framer: &Framer, rest: &[u8]) {
+        self.holds_frame.store(!rest.is_empty(), Ordering::Relaxed);
         self.is_inside_frame
-            .store(is_inside_frame, Ordering::Relaxed);
+            .store(framer.is_inside_frame(rest), Ordering::Relaxed);
+        self.frames_ended.store(framer.ended(), Ordering::Relaxed);
     }
 }
 
@@ -247,19 +296,63 @@ pub(super) struct Open {
     tracker: Arc<Tracker>,
     counters: Arc<ListenerCounters>,
     pub(super) connection: Arc<Connection>,
-    /// Why it ended, unless we said so. A task that is dropped sets nothing.
-    pub(super) closing: Closing,
+    pub(super) ending: Ending,
+}
+
+/// How a connection's task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It was dropped where it stood.
+    Dropped,
+    /// It closed the connection, unless we said otherwise for this reason.
+    Closed(Closing),
+    /// It left the connection to another process.
+    Left,
+}
+
+impl Open {
+    /// Leaves the connection to the process that takes our place, if connections are left and
+    /// this one is not over.
+    pub(super) fn leave(&mut self, of: impl FnOnce() -> io::Result<(OwnedFd, Vec<u8>, Cut)>) {
+        if self.ending != Ending::Dropped || self.connection.verdict().is_some() {
+            return;
+        }
+        let mut left = self.tracker.lock_left();
+        let Some(left) = &mut *left else {
+            return;
+        };
+        match of() {
+            Ok((socket, held, cut)) => {
+                left.push(handover::Connection {
+                    socket,
+                    held,
+                    cut,
+                    past: self.connection.past(),
+                });
+                self.connection.handle.forget();
+                self.ending = Ending::Left;
+            }
+            Err(error) => {
+                tracing::warn!(peer = %self.connection.peer, %error, "cannot leave a connection");
+            }
+        }
+    }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.tracker.lock().remove(&self.connection.id);
+        self.counters.connections.down();
+        let closing = match self.ending {
+            Ending::Left => return,
+            Ending::Dropped => Closing::Shutdown,
+            Ending::Closed(closing) => closing,
+        };
         if self.connection.holds_frame.load(Ordering::Relaxed) {
             self.counters.frames_dropped.add(FrameDrop::Truncated, 1);
         }
-        let reason = self.connection.verdict().unwrap_or(self.closing);
+        let reason = self.connection.verdict().unwrap_or(closing);
         self.counters.closed.add(reason, 1);
-        self.counters.connections.down();
         tracing::debug!(peer = %self.connection.peer, reason = ?reason, "connection closed");
     }
 }
@@ -277,7 +370,7 @@ pub(super) struct Limits {
 #[derive(Debug)]
 struct Watch {
     bytes: u64,
-    frames: u64,
+    frames_ended: u64,
     is_inside_frame: bool,
     active: Instant,
     frame_since: Instant,
@@ -288,7 +381,7 @@ impl Watch {
         let now = Instant::now();
         Self {
             bytes: 0,
-            frames: 0,
+            frames_ended: 0,
             is_inside_frame: false,
             active: now,
             frame_since: now,
@@ -297,18 +390,18 @@ impl Watch {
 
     fn look(&mut self, connection: &Connection, limits: Limits, now: Instant) -> Option<Closing> {
         let bytes = connection.bytes.get();
-        let frames = connection.frames.get();
+        let frames_ended = connection.frames_ended.load(Ordering::Relaxed);
         let is_held_up = connection.is_held_up.load(Ordering::Relaxed);
         if is_held_up || bytes != self.bytes {
             self.active = now;
         }
         let is_inside = connection.is_inside_frame.load(Ordering::Relaxed);
-        let is_same_frame = is_inside && self.is_inside_frame && frames == self.frames;
+        let is_same_frame = is_inside && self.is_inside_frame && frames_ended == self.frames_ended;
         if is_held_up || !is_same_frame {
             self.frame_since = now;
         }
         self.bytes = bytes;
-        self.frames = frames;
+        self.frames_ended = frames_ended;
         self.is_inside_frame = is_inside;
         if limits
             .read

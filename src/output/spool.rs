@@ -111,6 +111,20 @@ impl Contents {
         self.body.len()
     }
 
+    /// All of it, each line behind its letter.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// From what [`Contents::as_bytes`] gave; `None` where that was something else.
+    #[must_use]
+    pub fn from_bytes(body: Vec<u8>, lines: u64) -> Option<Self> {
+        let contents = Self { body, lines };
+        let is_whole = contents.body.is_empty() || contents.body.ends_with(b"\n");
+        (is_whole && contents.iter().count() as u64 == lines).then_some(contents)
+    }
+
     /// Each line, with its newline.
     pub fn iter(&self) -> impl Iterator<Item = (Kind, &[u8])> {
         let lines = self.body.split_inclusive(|&byte| byte == b'\n');
@@ -276,10 +290,8 @@ fn parse(mut bytes: Vec<u8>) -> Result<(Contents, String), &'static str> {
     if crc32fast::hash(&bytes) != crc {
         return Err("its checksum is another");
     }
-    let contents = Contents { body: bytes, lines };
-    if contents.iter().count() as u64 != lines || !contents.body.ends_with(b"\n") && lines > 0 {
-        return Err("its lines are not as many as it says");
-    }
+    let contents = Contents::from_bytes(bytes, lines);
+    let contents = contents.ok_or("its lines are not as many as it says")?;
     Ok((contents, format))
 }
 

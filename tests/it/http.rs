@@ -5,9 +5,11 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use crate::support::daemon::{Program, binary, clean, configuration, conntally, daemon};
 use crate::support::http::{Response, ask, read};
-use crate::support::netns::eventually;
+use crate::support::netns::{eventually, isolated};
 
 /// Counts this host's sockets, which anybody may read.
 const SOCKETS: &str = "interval = \"200ms\"\n[collector]\nsource = \"sockets\"\n\
@@ -162,4 +164,38 @@ fn a_port_that_is_taken_is_an_error_as_it_is_for_a_listener() {
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     let said = format!("address in use: another process listens on tcp://{address}");
     assert!(ended.stderr.contains(&said), "{}", ended.stderr);
+}
+
+#[test]
+fn a_reload_leaves_the_endpoint_where_it_is_asked_for_and_a_failed_one_where_it_was() {
+    isolated(&[], || {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        at(directory, "127.0.0.1:9318");
+        let mut daemon = daemon(directory, SOCKETS);
+        let before = bound(&mut daemon);
+        let is_ready = |at| ask(at, "GET /readyz", "*/*").is_some_and(|ready| ready.status == 200);
+        eventually("it is ready", || is_ready(before));
+        let mut reload = |body: &str, said: &str, times: usize| {
+            configuration(directory, body);
+            daemon.signal(Signal::HUP);
+            daemon.until(said, |daemon| {
+                daemon.stderr.text().matches(said).count() == times
+            });
+        };
+        let slower = SOCKETS.replace("200ms", "300ms");
+        reload(&slower, "HTTP endpoint bound", 2);
+        eventually("it is ready at the same place", || is_ready(before));
+
+        at(directory, "127.0.0.1:9319");
+        let after = "127.0.0.1:9319".parse().unwrap();
+        reload(&slower, "HTTP endpoint bound", 3);
+        eventually("it is ready elsewhere", || is_ready(after));
+        assert!(TcpStream::connect(before).is_err());
+
+        let taken = TcpListener::bind("127.0.0.1:9320").unwrap();
+        at(directory, &taken.local_addr().unwrap().to_string());
+        reload(&slower, "goes on with the configuration of before", 1);
+        eventually("it is ready where it was", || is_ready(after));
+    });
 }

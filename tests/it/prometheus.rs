@@ -5,6 +5,7 @@ mod openmetrics;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -147,6 +148,34 @@ fn the_names_and_labels_are_those_of_conntrack_exporter() {
                 assert_eq!(lines(&open).is_empty(), !is_in_openmetrics, "{open}");
             }
         }
+    });
+}
+
+#[test]
+fn another_namespaces_connections_have_its_name_beside_the_host() {
+    isolated(&[], || {
+        let directory = tempfile::tempdir().unwrap();
+        let blue = directory.path().join("blue");
+        let other = Peer::apart();
+        symlink(other.path(), &blue).unwrap();
+        let fill = |number: u16| {
+            run(&format!("ip address add {HERE}/32 dev lo"));
+            inject::inject((0..number).map(|n| flow(HERE, "192.0.2.7", n)));
+        };
+        fill(2);
+        other.run(|| fill(3));
+        let mut daemon = counting(directory.path(), &format!("netns = [{blue:?}]\n"));
+        let lines = [
+            "conntrack_open_connections{host=\"192.0.2.7:443\"} 2",
+            "conntrack_open_connections{netns=\"blue\",host=\"192.0.2.7:443\"} 3",
+        ];
+        daemon.until("both are told", |_| {
+            let text = metrics("text/plain");
+            lines
+                .iter()
+                .all(|line| text.lines().any(|told| told == *line))
+        });
+        openmetrics::check(&metrics(OPENMETRICS));
     });
 }
 

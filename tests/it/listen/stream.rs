@@ -247,6 +247,41 @@ async fn a_frame_begun_must_end_within_the_read_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_frame_begun_after_the_other_is_no_frame_that_does_not_end() {
+    let oversized = frame(&"x".repeat(20_000));
+    let empty = frame("");
+    let line = "y".repeat(20_000) + "\n";
+    for (framing, unit) in [
+        (Framing::Length, &oversized[..]),
+        (Framing::Length, &empty),
+        (Framing::Newline, line.as_bytes()),
+    ] {
+        let rig = Rig::stream(|listener| {
+            listener.framing = framing;
+            listener.read_timeout = Interval::from_secs(10);
+        })
+        .await;
+        let mut client = connect(&rig).await;
+        let (begin, rest) = unit.split_at(2);
+        client.write_all(begin).await.unwrap();
+        // Whenever it is looked at, it is inside a frame.
+        for _ in 0..30 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            client.write_all(&[rest, begin].concat()).await.unwrap();
+        }
+        rig.until("all is read", |counters| {
+            counters.bytes.get() == 30 * unit.len() as u64 + 2
+        })
+        .await;
+        assert_eq!(rig.counters.connections.get(), 1, "{framing:?}");
+
+        // The last of them does not end.
+        closed(&mut client).await;
+        assert_eq!(rig.counters.closed.get(Closing::ReadTimeout), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_quiet_connection_is_closed_after_the_idle_timeout() {
     let mut rig = Rig::stream(|listener| listener.idle_timeout = Interval::from_secs(30)).await;
     let mut quiet = connect(&rig).await;

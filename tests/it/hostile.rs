@@ -1,0 +1,201 @@
+//! Hostile clients, each against the running program, with a well-behaved one beside it
+//! whose lines must arrive whole all the while.
+
+mod connections;
+mod frames;
+mod role;
+mod socket_file;
+mod start;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, getrlimit, prlimit};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::admin::ask;
+use crate::support::clients::framed;
+use crate::support::daemon::{Ended, Program, daemon};
+use crate::support::lines::total;
+use crate::support::netns::eventually;
+use crate::support::receiver::Receiver;
+
+/// A daemon with one unix stream listener, a receiver behind it, and a client that does as
+/// it should.
+struct Rig {
+    /// Shared with whoever looks at what is left at the end.
+    directory: Arc<TempDir>,
+    receiver: Receiver,
+    daemon: Program,
+    neighbour: Neighbour,
+}
+
+impl Rig {
+    /// With these further keys of the listener.
+    #[track_caller]
+    fn start(keys: &str) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let receiver = Receiver::start("unixstream", &directory.path().join("out"));
+        let socket = directory.path().join("in.socket");
+        let mut daemon = daemon(
+            directory.path(),
+            &format!(
+                "[collector]\nsource = \"off\"\n\
+                 [report]\ntelemetry = false\n\
+                 [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n{keys}\n\
+                 [[output]]\naddress = \"{}\"\n",
+                socket.display(),
+                receiver.address
+            ),
+        );
+        daemon.until("the admin socket is there", |daemon| {
+            daemon.stderr.contains("admin socket bound")
+        });
+        let neighbour = Neighbour::start(&socket);
+        let rig = Self {
+            directory,
+            receiver,
+            daemon,
+            neighbour,
+        };
+        rig.hears_the_neighbour();
+        rig
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("in.socket")
+    }
+
+    fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.socket()).unwrap()
+    }
+
+    /// What the daemon tells of its listener.
+    fn listener(&self) -> Value {
+        let admin = self.directory.path().join("admin.socket");
+        let status = ask(&admin, "GET", "/status");
+        status.of_type("listener")[0].clone()
+    }
+
+    /// Waits until this is so of what the daemon tells of its listener.
+    #[track_caller]
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&Value) -> bool) {
+        let admin = self.directory.path().join("admin.socket");
+        let mut last = Value::Null;
+        self.daemon.until(what, |_| {
+            let status = ask(&admin, "GET", "/status");
+            last = status.of_type("listener")[0].clone();
+            holds(&last)
+        });
+    }
+
+    /// Waits until the receiver has what the neighbour has sent by now, and more.
+    #[track_caller]
+    fn hears_the_neighbour(&self) {
+        let sent = self.neighbour.sent.load(Ordering::Relaxed) + 1;
+        self.receives(NEIGHBOUR, sent);
+    }
+
+    /// Waits until the receiver has counts of that name that add up to so much.
+    #[track_caller]
+    fn receives(&self, name: &str, sum: usize) {
+        eventually(&format!("{sum} {name} arrive"), || self.sum(name) >= sum);
+    }
+
+    /// What the counts of that name that are at the receiver add up to.
+    fn sum(&self, name: &str) -> usize {
+        total(&self.text(), name, &[])
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.receiver.bytes(0)).into_owned()
+    }
+
+    /// Lets the daemon have so many file descriptors open; whether that can be.
+    fn may_have_descriptors(&self, number: usize) -> bool {
+        let pid = i32::try_from(self.daemon.pid()).unwrap();
+        let pid = Pid::from_raw(pid);
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = Some(number as u64);
+        prlimit(pid, Resource::Nofile, limit).is_ok()
+    }
+
+    /// Ends the neighbour and the daemon; the sum of the one must have come by the other.
+    #[track_caller]
+    fn end(mut self) -> (Ended, String) {
+        let sent = self.neighbour.end();
+        let ended = self.daemon.stop();
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        let text = String::from_utf8_lossy(&self.receiver.bytes(0)).into_owned();
+        assert_eq!(total(&text, NEIGHBOUR, &[]), sent, "of the neighbour");
+        (ended, text)
+    }
+}
+
+/// What the neighbour counts.
+const NEIGHBOUR: &str = "neighbour.lines";
+
+/// A client that sends a few lines all the time, over one connection.
+struct Neighbour {
+    /// What its lines add up to so far.
+    sent: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Neighbour {
+    fn start(socket: &Path) -> Self {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        let sent = Arc::<AtomicUsize>::default();
+        let stop = Arc::<AtomicBool>::default();
+        let (counts, is_over) = (Arc::clone(&sent), Arc::clone(&stop));
+        let thread = thread::spawn(move || {
+            let lines = format!("{NEIGHBOUR}:1|c|#env:test\n{NEIGHBOUR}:2|c|#env:test\n");
+            while !is_over.load(Ordering::Relaxed) {
+                stream.write_all(&framed(lines.as_bytes())).unwrap();
+                counts.fetch_add(3, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(2));
+            }
+        });
+        Self {
+            sent,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Ends it; all that it sent.
+    #[track_caller]
+    fn end(&mut self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(matches!(ended, Some(Ok(()))), "the neighbour was cut off");
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// KiB of memory that a process has resident.
+fn resident_kib(pid: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.unwrap().trim().strip_suffix(" kB").unwrap();
+    number.trim().parse().unwrap()
+}
+
+/// Descriptors that a process has open.
+fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
