@@ -7,7 +7,7 @@
 //! as `conntally connections` does: a dump over a socket of its own, on a thread of its
 //! own, where the kernel's pauses hold up neither the relay nor the collector. It costs
 //! what a tick's dump costs in `dump` mode, at most once a second, and only while somebody
-//! scrapes; what it keeps is what [`Places`] keeps, and 65536 counts while it lasts.
+//! scrapes; what it keeps is what [`Places`] keeps.
 //!
 //! Whoever comes while a look runs waits for it, and who comes within a second of its
 //! end gets the same: there are never two. The admin socket's looks are others: one of
@@ -22,7 +22,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::help;
@@ -137,7 +137,8 @@ impl Looks {
     /// cannot be had in time.
     pub(super) async fn families(&self) -> Arc<Families> {
         let counters = &self.lookout.counters;
-        let Ok(kept) = timeout(PATIENCE, Arc::clone(&self.kept).lock_owned()).await else {
+        let until = Instant::now() + PATIENCE;
+        let Ok(kept) = timeout_at(until, Arc::clone(&self.kept).lock_owned()).await else {
             counters.doors.refused.add(AdminRefusal::Busy, 1);
             return Arc::new(gauges());
         };
@@ -147,7 +148,7 @@ impl Looks {
             return Arc::clone(&kept.families);
         }
         match Lookout::begin(&self.lookout, kept) {
-            Ok(looked) => match timeout(PATIENCE, looked).await {
+            Ok(looked) => match timeout_at(until, looked).await {
                 Ok(Ok(families)) => families,
                 // It goes on, and whoever asks next has it.
                 Err(_) => {
@@ -201,7 +202,7 @@ impl Lookout {
         let mut families = gauges();
         let mut failure = None;
         for (seat, places) in self.seats.iter().zip(&mut kept.places) {
-            match self.count(seat) {
+            match self.count(seat, places.look()) {
                 Ok(counted) => {
                     places.seat(counted, Instant::now());
                     tell(places, seat.netns.as_ref(), &mut families);
@@ -224,8 +225,7 @@ impl Lookout {
     }
 
     /// One look, where the collector looks too; nothing where it reads nothing.
-    fn count(&self, seat: &Seat) -> Result<Counted, CollectorError> {
-        let mut counted = Counted::default();
+    fn count(&self, seat: &Seat, mut counted: Counted) -> Result<Counted, CollectorError> {
         let source = match seat.counters.source.get() {
             None | Some(Source::Off) => return Ok(counted),
             Some(Source::Conntrack) => SourceChoice::Conntrack,

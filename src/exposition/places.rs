@@ -23,9 +23,9 @@ use crate::report::ZERO_FOR;
 /// How long a place is kept at least.
 const HOLD: Duration = Duration::from_secs(10 * 60);
 
-/// Values that one look counts apart before it is known which have places: so that a
-/// table with a million clients takes megabytes and not hundreds of them.
-const MOST_COUNTED: usize = 1 << 16;
+/// Values that one look counts apart before it is known which have places, beside those
+/// that have one: so that a table with a million clients takes a few megabytes.
+const MOST_COUNTED: usize = 1 << 14;
 
 /// Connections by [`ConnectionState`], in its order.
 pub(super) type States = [u64; ConnectionState::ALL.len()];
@@ -64,8 +64,11 @@ impl Host {
 }
 
 /// What one look found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counted {
+    /// Those that have a place, which are always counted apart.
+    known: HashSet<Host, RandomState>,
+    room: usize,
     by_host: HashMap<Host, (HostName, States), RandomState>,
     /// Those beyond what is counted apart.
     other: States,
@@ -75,7 +78,7 @@ impl Counted {
     pub(super) fn add(&mut self, connection: &Connection) {
         let host = Host::of(connection);
         let state = connection.flow.state.general() as usize;
-        let has_room = self.by_host.len() < MOST_COUNTED;
+        let has_room = self.by_host.len() < self.room || self.known.contains(&host);
         let states = match self.by_host.get_mut(&host) {
             Some((_, states)) => states,
             None if has_room => {
@@ -124,9 +127,21 @@ impl Places {
         }
     }
 
+    /// A look that finds nothing yet.
+    pub(super) fn look(&self) -> Counted {
+        Counted {
+            known: self.places.keys().copied().collect(),
+            room: self.most.max(MOST_COUNTED),
+            by_host: HashMap::default(),
+            other: States::default(),
+        }
+    }
+
     /// Gives the places away by what was found at this time, and folds what has none.
     pub(super) fn seat(&mut self, counted: Counted, now: Instant) {
-        let Counted { by_host, mut other } = counted;
+        let Counted {
+            by_host, mut other, ..
+        } = counted;
         for (host, place) in &mut self.places {
             if by_host.contains_key(host) {
                 place.gone = None;

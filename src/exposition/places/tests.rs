@@ -56,7 +56,7 @@ fn address(text: &str) -> (Remote, HostName) {
 
 /// So many established connections with each address, which this host dialled.
 fn counted(hosts: &[(&str, usize)]) -> Counted {
-    let mut counted = Counted::default();
+    let mut counted = nothing();
     for &(host, connections) in hosts {
         let (remote, name) = address(host);
         let one = connection(remote, &name, Direction::Outbound, TcpState::Established);
@@ -65,6 +65,11 @@ fn counted(hosts: &[(&str, usize)]) -> Counted {
         }
     }
     counted
+}
+
+/// A look of whom nobody has a place, that finds nothing.
+fn nothing() -> Counted {
+    Places::new(1).look()
 }
 
 /// What is told: open connections by host.
@@ -87,7 +92,7 @@ fn the_service_is_named_where_this_host_dialled_and_the_client_alone_where_it_wa
         Remote::Public([8, 8, 8, 8].into()),
         HostName::Folded(Remote::PUBLIC),
     );
-    let mut counted = Counted::default();
+    let mut counted = nothing();
     for ((remote, name), direction, state) in [
         (address("10.0.0.7"), Direction::Outbound, TcpState::SynSent),
         (
@@ -128,10 +133,10 @@ fn one_that_vanished_is_told_as_zero_for_two_minutes_and_then_no_more() {
     places.seat(counted(&[("10.0.0.1", 3)]), start);
     assert_eq!(open(&places), told(&[("10.0.0.1:443", 3)]));
     for seconds in [10, 60, 129] {
-        places.seat(Counted::default(), start + Duration::from_secs(seconds));
+        places.seat(nothing(), start + Duration::from_secs(seconds));
         assert_eq!(open(&places), told(&[("10.0.0.1:443", 0)]), "{seconds}");
     }
-    places.seat(Counted::default(), start + Duration::from_secs(130));
+    places.seat(nothing(), start + Duration::from_secs(130));
     assert!(open(&places).is_empty());
 }
 
@@ -181,7 +186,10 @@ fn one_with_a_name_has_a_place_first() {
 
 #[test]
 fn a_table_of_any_number_of_clients_is_counted_in_bounded_memory() {
-    let mut counted = Counted::default();
+    let mut places = Places::new(10);
+    let start = Instant::now();
+    places.seat(counted(&[("192.0.2.7", 2)]), start);
+    let mut counted = places.look();
     let clients = u32::try_from(MOST_COUNTED).unwrap() + 1000;
     for n in 0..clients {
         let client: IpAddr = (0x0a00_0000 + n).to_be_bytes().into();
@@ -193,12 +201,16 @@ fn a_table_of_any_number_of_clients_is_counted_in_bounded_memory() {
             TcpState::Established,
         ));
     }
-    assert_eq!(counted.by_host.len(), MOST_COUNTED);
-    let mut places = Places::new(10);
-    places.seat(counted, Instant::now());
+    // Who has a place is counted, however late it comes.
+    let (remote, name) = address("192.0.2.7");
+    let late = connection(remote, &name, Direction::Outbound, TcpState::Established);
+    counted.add(&late);
+    assert_eq!(counted.by_host.len(), MOST_COUNTED + 1);
+    places.seat(counted, start + MINUTE);
     let open = open(&places);
     assert_eq!(open.len(), 11);
-    assert_eq!(open.values().sum::<u64>(), u64::from(clients));
+    assert_eq!(open["192.0.2.7:443"], 1);
+    assert_eq!(open.values().sum::<u64>(), u64::from(clients) + 1);
 }
 
 proptest! {
