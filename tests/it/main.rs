@@ -24,6 +24,7 @@ mod modes;
 mod netns;
 mod open_clients;
 mod output;
+mod packaging;
 mod pressure;
 mod real_clients;
 mod real_receivers;
