@@ -2,6 +2,12 @@
 //!
 //! They stop in the order of the flow: listeners drain, the report goes a last
 //! time, and with the last sender gone each output sends what it holds and ends.
+//! Where another process takes our place, the report goes first, since the kernel is asked
+//! for it, and then nothing waits: what listeners and outputs hold is left ([`handover`]).
+
+mod outputs;
+mod progress;
+mod running;
 
 use std::io;
 use std::path::Path;
@@ -9,32 +15,27 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::system::uname;
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
+use self::outputs::{Outputs, Own};
+pub use self::progress::Progress;
+use self::running::Running;
 use crate::admin::{self, Admin};
 use crate::collector::{CollectorError, Collectors, command};
-use crate::config::{self, Config, Format, GroupMode, LineSource};
+use crate::config::Config;
 use crate::flow::key::KeyHasher;
-use crate::listen::{ListenError, Listener, Pressure, Watch};
-use crate::output::health::Health;
-use crate::output::only::Only;
-use crate::output::own::OwnListeners;
-use crate::output::shards::Shards;
+use crate::handover::{self, Inherited, Legacy};
+use crate::listen::{Ends, ListenError, Listener, Pressure, Watch};
+use crate::output::Fanout;
 use crate::output::spool::SpoolError;
-use crate::output::turn::Turn;
-use crate::output::{Branch, Ending, Fanout, Output, Way};
 use crate::report::{Process, Reporter, Snapshot, resident_bytes};
-use crate::telemetry::{OutputCounters, Telemetry};
+use crate::telemetry::{ListenerCounters, OutputCounters, Telemetry};
 
 /// How long the last look at the kernel's tables may take.
 const LAST_LOOK: Duration = Duration::from_secs(2);
-/// How long outputs may go on sending once their last sender is gone.
-const OUTPUT_GRACE: Duration = Duration::from_secs(5);
-
 /// Why the daemon did not start, or ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -70,31 +71,77 @@ impl AgentError {
     }
 }
 
-/// The daemon, from bound sockets to the last line sent. Where the future is dropped
-/// before, it logs what the outputs still held.
+/// How the daemon ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// All was sent, or counted as lost.
+    Stopped,
+    /// It leaves its sockets and what was not sent.
+    Left(Legacy),
+    /// It could not start by this configuration, and leaves what it was given.
+    Refused(AgentError, Legacy),
+}
+
+/// By what the daemon is told to end, and what it tells meanwhile.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// When it is to end, and whether to leave what it has.
+    pub ends: Ends,
+    /// Whether it moves.
+    pub progress: Arc<Progress>,
+}
+
+/// The daemon, from bound sockets, or those that it inherits, to the last line sent or what
+/// it leaves. Where the future is dropped before, it logs what the outputs still held.
 ///
 /// # Errors
-/// Fails when a listener cannot be bound or a source that is named refuses; once
-/// it runs, only when a stage ends by itself.
-pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentError> {
+/// Fails when a stage ends by itself. Where a listener cannot be bound, or a source that is
+/// named refuses, it ends as [`Ended::Refused`].
+pub async fn run(
+    config: &Config,
+    mut inherited: Inherited,
+    control: Control,
+) -> Result<Ended, AgentError> {
+    let Control { ends, progress } = control;
     let mut telemetry = Telemetry::default();
     let mut bound = Vec::new();
-    for listener in &config.listeners {
-        let listener = Listener::bind(listener).await?;
-        let counters = Arc::default();
-        let name = listener.address().to_string();
-        telemetry.listeners.push((name, Arc::clone(&counters)));
-        bound.push((listener, counters));
+    let opened = listeners(config, &mut inherited, &mut telemetry, &mut bound).await;
+    if let Err(error) = opened {
+        return Ok(refuse(error.into(), bound, None, inherited).await);
     }
-    let admin = admin_socket(config)?;
+    let asked = admin_socket(config).map_err(AgentError::from);
+    let asked = asked.and_then(|admin| {
+        let (handle, commands) = command::channel().map_err(AgentError::Commands)?;
+        Ok((admin, handle, commands))
+    });
+    let (admin, handle, commands) = match asked {
+        Ok(asked) => asked,
+        Err(error) => return Ok(refuse(error, bound, None, inherited).await),
+    };
     let keys = KeyHasher::default();
-    let (handle, commands) = command::channel().map_err(AgentError::Commands)?;
     let own = bound.iter().map(|(listener, _)| listener.address());
-    let outputs = Outputs::start(config, &Arc::new(own.collect()), &mut telemetry)?;
+    let own = Arc::new(own.collect());
+    let leave = ends.leave.clone();
+    let mut outputs = Outputs::new(leave.clone());
+    let started = outputs.start(config, &own, &mut telemetry, &mut inherited);
+    let collectors = started.map_err(AgentError::from).and_then(|()| {
+        let left = inherited.take_events();
+        Collectors::start(config, &mut telemetry, commands, keys.clone(), left)
+            .map_err(AgentError::from)
+    });
+    let collectors = match collectors {
+        Ok(collectors) => collectors,
+        Err(error) => return Ok(refuse(error, bound, Some(outputs), inherited).await),
+    };
+    inherited.finish();
     let _held = Held(telemetry.outputs.clone());
-    let forwarded = Arc::new(outputs.forwarded);
-    let collectors = Collectors::start(config, &mut telemetry, commands, keys.clone())?;
+    let forwarded = Arc::new(Fanout::of(outputs.forwarded));
 
+    // By what the listeners are told to end, which may be later than the agent is.
+    let inner = Ends {
+        stop: CancellationToken::new(),
+        leave: leave.clone(),
+    };
     let mut stages = JoinSet::new();
     if let Some(admin) = admin {
         let views = admin::Views {
@@ -102,7 +149,11 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
             healths: outputs.healths,
         };
         let context = admin::Context::new(config, handle, keys, telemetry.clone()).showing(views);
-        stages.spawn(admin.run(context, stop.clone()));
+        let run = admin.run(context, inner.stop.clone());
+        stages.spawn(async {
+            run.await;
+            None
+        });
     }
     let pressure = Arc::<Pressure>::default();
     if !config.listeners.is_empty()
@@ -110,11 +161,15 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     {
         let outputs = telemetry.outputs.clone();
         let held = move || outputs.iter().map(|(_, output)| output.held_bytes()).sum();
-        stages.spawn(watch.run(held, stop.clone()));
+        let run = watch.run(held, inner.stop.clone());
+        stages.spawn(async {
+            run.await;
+            None
+        });
     }
     for (listener, counters) in bound {
         let listener = listener.under(Arc::clone(&pressure));
-        stages.spawn(listener.run(Arc::clone(&forwarded), counters, stop.clone()));
+        stages.spawn(listener.run(Arc::clone(&forwarded), counters, inner.clone()));
     }
     drop(forwarded);
     let last_report = CancellationToken::new();
@@ -128,40 +183,61 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
         telemetry,
         started: Instant::now(),
     };
-    let mut report = tokio::spawn(report(
+    let report = tokio::spawn(report(
         voice,
         collectors,
         config.interval.0,
         last_report.clone(),
+        leave.clone(),
+        progress,
     ));
 
-    let mut tasks = outputs.tasks;
-    let mut failure = loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => break None,
-            ended = &mut report => break Some(unexpected("report", ended)),
-            Some(ended) = stages.join_next() => break Some(unexpected("listener or admin socket", ended)),
-            Some(_) = tasks.join_next() => if tasks.is_empty() {
-                info!("nobody reads any output any more: stopping");
-                break None;
-            },
-        }
+    let running = Running {
+        stages,
+        report,
+        last_report,
+        outputs: outputs.tasks,
+        give_up: outputs.give_up,
+        ends: inner,
     };
-    stop.cancel();
-    while let Some(ended) = stages.join_next().await {
-        if let Err(error) = ended {
-            failure.get_or_insert_with(|| unexpected("listener or admin socket", Err(error)));
-        }
+    running.until(&ends.stop).await
+}
+
+/// What the daemon does not start with, it leaves as it was given.
+async fn refuse(
+    error: AgentError,
+    bound: Vec<(Listener, Arc<ListenerCounters>)>,
+    outputs: Option<Outputs>,
+    inherited: Inherited,
+) -> Ended {
+    let mut legacy = inherited.into_legacy();
+    legacy.listeners.extend(
+        bound
+            .into_iter()
+            .filter_map(|(listener, _)| listener.leave()),
+    );
+    if let Some(outputs) = outputs {
+        legacy.outputs.extend(outputs.leave().await);
     }
-    last_report.cancel();
-    if !report.is_finished()
-        && let Err(error) = report.await
-    {
-        failure.get_or_insert_with(|| unexpected("report", Err(error)));
+    Ended::Refused(error, legacy)
+}
+
+/// Binds the listeners, or goes on with those that are left.
+async fn listeners(
+    config: &Config,
+    inherited: &mut Inherited,
+    telemetry: &mut Telemetry,
+    bound: &mut Vec<(Listener, Arc<ListenerCounters>)>,
+) -> Result<(), ListenError> {
+    for listener in &config.listeners {
+        let left = inherited.take_listener(&listener.address);
+        let listener = Listener::open(listener, left).await?;
+        let counters = Arc::default();
+        let name = listener.address().to_string();
+        telemetry.listeners.push((name, Arc::clone(&counters)));
+        bound.push((listener, counters));
     }
-    finish(tasks, &outputs.give_up).await;
-    failure.map_or(Ok(()), Err)
+    Ok(())
 }
 
 /// Binds the admin socket, if there is to be one.
@@ -180,122 +256,6 @@ fn admin_socket(config: &Config) -> Result<Option<Admin>, ListenError> {
     }
 }
 
-fn unexpected(stage: &str, ended: Result<(), JoinError>) -> AgentError {
-    AgentError::Stage(match ended {
-        Ok(()) => format!("the {stage} ended"),
-        Err(error) => format!("the {stage} failed: {error}"),
-    })
-}
-
-/// The outputs' tasks, and the ends that lines go into.
-struct Outputs {
-    tasks: JoinSet<Ending>,
-    /// In the order of their counters.
-    healths: Vec<Arc<Health>>,
-    /// Makes them count what they hold as dropped.
-    give_up: CancellationToken,
-    /// The agent's own lines, for outputs that get them at once.
-    at_once: Own,
-    /// The agent's own lines, for outputs that get long reports in portions.
-    spread: Own,
-    /// Lines of the listeners.
-    forwarded: Fanout,
-}
-
-/// The ends that the agent's own lines go into.
-#[derive(Default)]
-struct Own {
-    /// For formats with tags.
-    tagged: Fanout,
-    /// For formats without.
-    untagged: Fanout,
-}
-
-impl Outputs {
-    fn start(
-        config: &Config,
-        own: &Arc<OwnListeners>,
-        telemetry: &mut Telemetry,
-    ) -> Result<Self, SpoolError> {
-        let give_up = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        let mut healths = Vec::new();
-        let (mut at_once, mut spread, mut forwarded) = (Own::default(), Own::default(), Vec::new());
-        for members in config.output_groups() {
-            let members: Vec<_> = members
-                .iter()
-                .filter_map(|&place| config.outputs.get(place))
-                .collect();
-            let Some(&first) = members.first() else {
-                continue;
-            };
-            let addresses = || members.iter().map(|output| output.address.to_string());
-            let turn = Arc::new(Turn::new(&first.group, addresses()));
-            let mut ends = Vec::new();
-            for (output, health) in members.iter().zip(turn.healths()) {
-                let counters = Arc::<OutputCounters>::default();
-                let hostname = hostname(config, output);
-                let (inlet, task) =
-                    Output::new(output, &hostname, config.interval.0, Arc::clone(&counters));
-                let name = output.address.to_string();
-                telemetry.outputs.push((name, Arc::clone(&counters)));
-                ends.push((inlet, counters));
-                healths.push(Arc::clone(&health));
-                info!(address = %output.address, "sending to");
-                let mut task = task.avoiding(Arc::clone(own)).telling(health);
-                task.restore()?;
-                tasks.spawn(task.run(give_up.clone()));
-            }
-            let Some((_, counters)) = ends.first() else {
-                continue;
-            };
-            let only = Arc::new(Only::new(&first.only));
-            let addresses: Vec<_> = addresses().collect();
-            let shards = Arc::new(Shards::new(addresses.iter().map(String::as_str)));
-            let branch = |source| {
-                let mut inlets: Vec<_> = ends
-                    .iter()
-                    .map(|(inlet, _)| inlet.for_source(source))
-                    .collect();
-                let way = match (first.group_mode, inlets.len()) {
-                    (_, 1) => Way::Lone(inlets.remove(0)),
-                    (GroupMode::Failover, _) => Way::Failover(inlets, Arc::clone(&turn)),
-                    (GroupMode::Hash, _) => Way::Hash(inlets, Arc::clone(&shards)),
-                };
-                Branch {
-                    way,
-                    only: Arc::clone(&only),
-                    counters: Arc::clone(counters),
-                }
-            };
-            if first.takes(LineSource::Collector) {
-                let own = if first.spread {
-                    &mut spread
-                } else {
-                    &mut at_once
-                };
-                let fanout = if first.format.has_tags() {
-                    &mut own.tagged
-                } else {
-                    &mut own.untagged
-                };
-                fanout.add(branch(LineSource::Collector));
-            }
-            if first.takes(LineSource::Listeners) {
-                forwarded.push(branch(LineSource::Listeners));
-            }
-        }
-        Ok(Self {
-            tasks,
-            healths,
-            give_up,
-            at_once,
-            spread,
-            forwarded: Fanout::of(forwarded),
-        })
-    }
-}
-
 /// Says at the end which outputs still hold lines: none, unless the agent is ended
 /// before they have sent them or given them up.
 struct Held(Vec<(String, Arc<OutputCounters>)>);
@@ -308,33 +268,6 @@ impl Drop for Held {
                 error!(%output, held, dropped, "ended with lines held, which are lost");
             }
         }
-    }
-}
-
-/// The reporting host's name as an output has it: where it is a tag, the system's
-/// unless the configuration has another; as a part of names, only when asked for.
-fn hostname(config: &Config, output: &config::Output) -> String {
-    match output.format {
-        Format::Graphite | Format::Influx if config.hostname.is_empty() => {
-            uname().nodename().to_string_lossy().into_owned()
-        }
-        _ => config.hostname.clone(),
-    }
-}
-
-/// Waits for the outputs, whose senders are gone, and then for them to give up.
-async fn finish(mut tasks: JoinSet<Ending>, give_up: &CancellationToken) {
-    let mut all = pin!(async move {
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended {
-                error!(%error, "an output failed");
-            }
-        }
-    });
-    if timeout(OUTPUT_GRACE, &mut all).await.is_err() {
-        warn!(grace = ?OUTPUT_GRACE, "outputs still hold lines: giving up on them");
-        give_up.cancel();
-        all.await;
     }
 }
 
@@ -370,7 +303,9 @@ async fn report(
     mut collectors: Collectors,
     every: Duration,
     last: CancellationToken,
-) {
+    leave: CancellationToken,
+    progress: Arc<Progress>,
+) -> Option<handover::Events> {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -378,6 +313,7 @@ async fn report(
             biased;
             () = last.cancelled() => break,
             snapshots = collectors.report() => {
+                progress.beat();
                 let mut reporting = pin!(voice.report(&snapshots));
                 let mut asked = false;
                 loop {
@@ -394,7 +330,9 @@ async fn report(
             _ = ticks.tick() => collectors.tick(),
         }
     }
-    for snapshots in collectors.last(LAST_LOOK).await {
+    let leaves = leave.is_cancelled();
+    for snapshots in collectors.last(LAST_LOOK, leaves).await {
         voice.report(&snapshots).await;
     }
+    if leaves { collectors.leave() } else { None }
 }

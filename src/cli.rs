@@ -79,6 +79,14 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    /// The configuration file, if there is one.
+    fn path(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(|| {
+            let usual = Path::new(DEFAULT_CONFIG);
+            usual.exists().then(|| usual.to_owned())
+        })
+    }
+
     fn load(&self, environment: &Environment) -> Result<Loaded, ConfigError> {
         match &self.config {
             Some(path) => config::load(path, environment),

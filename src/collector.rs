@@ -27,9 +27,10 @@ mod worker;
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as thread_channel;
 use std::task::{Context, Poll};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc;
@@ -43,6 +44,7 @@ use self::worker::{Request, Worker};
 use crate::config::Config;
 use crate::flow::key::KeyHasher;
 use crate::flow::{Entry, Flow};
+use crate::handover;
 use crate::hosts::Hosts;
 use crate::hosts::local::{LocalAddresses, LocalWatch};
 use crate::report::{Snapshot, Source};
@@ -145,6 +147,8 @@ pub struct Collector {
     busy: bool,
     /// Whether the thread has ended, which only a defect makes it do.
     is_gone: bool,
+    leaves: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Option<handover::Events>>>,
 }
 
 impl Drop for Collector {
@@ -167,17 +171,17 @@ impl Collector {
         commands: Commands,
         keys: KeyHasher,
         counters: Arc<CollectorCounters>,
+        left: Option<handover::Events>,
     ) -> Result<Option<Self>, CollectorError> {
         let Some(sources) = Sources::open(&config.collector, Arc::clone(&counters))? else {
             return Ok(None);
         };
         if config.report.traffic || config.report.durations {
-            Self::spawn(Worker::<Story>::new(
-                config, sources, commands, keys, counters,
-            ))
-            .map(Some)
+            let worker = Worker::<Story>::new(config, sources, commands, keys, counters, left);
+            Self::spawn(worker).map(Some)
         } else {
-            Self::spawn(Worker::<()>::new(config, sources, commands, keys, counters)).map(Some)
+            let worker = Worker::<()>::new(config, sources, commands, keys, counters, left);
+            Self::spawn(worker).map(Some)
         }
     }
 
@@ -189,17 +193,34 @@ impl Collector {
         let (answer, answers) = mpsc::channel(1);
         let woken = Arc::clone(&wake);
         let span = Span::current();
-        thread::Builder::new()
+        let leaves = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&leaves);
+        let thread = thread::Builder::new()
             .name("collector".to_owned())
-            .spawn(move || span.in_scope(|| worker.run(&woken, &asked, &answer)))
+            .spawn(move || span.in_scope(|| worker.run(&woken, &asked, &answer, &told)))
             .map_err(CollectorError::Thread)?;
         Ok(Self {
+            leaves,
+            thread: Some(thread),
             requests,
             wake,
             answers,
             busy: false,
             is_gone: false,
         })
+    }
+
+    /// From now on, the answer that it gives is the last.
+    pub fn will_leave(&self) {
+        self.leaves.store(true, Ordering::Release);
+    }
+
+    /// The events that wait, after the last answer; `None` where the thread has not ended.
+    #[must_use]
+    pub fn leave(mut self) -> Option<handover::Events> {
+        let thread = self.thread.take().filter(|_| !self.busy)?;
+        // It ends with the answer that has come.
+        thread.join().ok().flatten()
     }
 
     /// Asks for a snapshot; false when the last one is still being made.

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use self::collector::{Collector, CollectorMode, Family, SourceChoice};
 pub use self::environment::Environment;
 pub use self::hosts::{Hosts, Names, NatView, PublicInbound};
-pub use self::listener::{Framing, Listener, OriginChoice};
+pub use self::listener::{Framing, Listener, OriginChoice, ReceiveBuffer};
 pub use self::load::{ConfigError, Loaded, built_in, load, parse};
 pub use self::memory::{Memory, MemoryLimit};
 pub use self::output::{Format, GroupMode, LineSource, OnFull, Output};

@@ -14,6 +14,7 @@ use memchr::{memchr, memrchr};
 use tokio_util::codec::Decoder;
 
 use crate::config::Framing;
+use crate::handover;
 use crate::telemetry::FrameDrop;
 
 /// Bytes of a length prefix.
@@ -96,6 +97,23 @@ impl Framer {
             max_frame: max_frame.min(MAX_FRAME_BYTES),
             skip: 0,
             ended: 0,
+        }
+    }
+
+    /// The same, that goes on where another stood.
+    #[must_use]
+    pub const fn at(mut self, cut: handover::Cut) -> Self {
+        self.framing = cut.framing;
+        self.skip = cut.skip;
+        self
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub const fn place(&self) -> handover::Cut {
+        handover::Cut {
+            framing: self.framing,
+            skip: self.skip,
         }
     }
 

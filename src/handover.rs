@@ -3,8 +3,8 @@
 //! Sockets outlive a process whose successor has their descriptors: connections are not
 //! reset, and what senders write meanwhile waits in the kernel. So a daemon that is replaced
 //! leaves its listening and its open sockets; of each connection what was read and is no
-//! whole frame yet; and of each output the lines that had not gone. Everything else is made
-//! anew.
+//! whole frame yet; of each output the lines that had not gone; and the socket in which the
+//! kernel's events wait. Everything else is made anew.
 //!
 //! Two ways lead from one to the other:
 //!
@@ -13,20 +13,26 @@
 //! - **By systemd's descriptor store** (`FDSTORE=1`, `sd_notify(3)`): what a daemon leaves at
 //!   `SIGTERM` waits there for the next one that is started by a restart.
 //!
-//! In both, a memory file ([`state`]) says what each descriptor is. Sockets that systemd made
+//! In both, a memory file says what each descriptor is. Sockets that systemd made
 //! for a `.socket` unit come with no such file, and are told by the address they are bound to.
 
 mod exec;
 mod inherit;
+mod signals;
 mod state;
 
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
-pub use self::exec::{HandoverError, Program, store};
+use tracing::warn;
+
+pub use self::exec::{HandoverError, Program, has_store, store};
 pub use self::inherit::Inherited;
-use crate::address::FileId;
+pub use self::signals::{hold_signals, release_signals};
+use crate::address::{Address, FileId};
 use crate::config::{Format, Framing};
+use crate::conntrack::Subscription;
 use crate::output::spool::Contents;
 
 /// All that a daemon leaves.
@@ -36,6 +42,20 @@ pub struct Legacy {
     pub listeners: Vec<Listener>,
     /// What its outputs had not sent.
     pub outputs: Vec<Output>,
+    /// What it had not heard of the kernel, in its own network namespace.
+    pub events: Option<Events>,
+}
+
+/// A socket in which the kernel's events wait: what begins and ends while nobody reads it is
+/// counted by who goes on.
+#[derive(Debug)]
+pub struct Events {
+    /// The socket, which has joined its groups.
+    pub socket: OwnedFd,
+    /// Which events come.
+    pub subscription: Subscription,
+    /// Of which protocols, as the process that opened it had them.
+    pub protocols: String,
 }
 
 /// A listener that lives on.
@@ -99,23 +119,49 @@ pub struct Output {
     pub contents: Contents,
 }
 
+impl Listener {
+    /// Ends what nobody goes on with: the file of its socket goes too, if it is still that.
+    fn close(self) {
+        let path = self.address.parse::<Address>().ok();
+        let path = path.as_ref().and_then(Address::path);
+        if let (Some(path), Some(file)) = (path, self.file)
+            && FileId::of(path).is_ok_and(|there| there == file)
+            && let Err(error) = fs::remove_file(path)
+        {
+            warn!(path = %path.display(), %error, "the socket file stays behind");
+        }
+    }
+}
+
 impl Legacy {
+    /// Ends what nobody goes on with.
+    pub fn close(self) {
+        self.listeners.into_iter().for_each(Listener::close);
+    }
+
     /// How many descriptors it comes to, without the file that tells of them.
     #[must_use]
     pub fn descriptors(&self) -> usize {
         let of_one = |listener: &Listener| 1 + listener.connections.len();
-        self.listeners.iter().map(of_one).sum()
+        let events = usize::from(self.events.is_some());
+        events + self.listeners.iter().map(of_one).sum::<usize>()
     }
 
     /// How many lines had not gone.
     #[must_use]
     pub fn lines(&self) -> u64 {
-        self.outputs.iter().map(|output| output.contents.lines()).sum()
+        self.outputs
+            .iter()
+            .map(|output| output.contents.lines())
+            .sum()
     }
 
     /// Takes out what was left of the listener of this address.
     pub fn take_listener(&mut self, address: &str) -> Option<Listener> {
-        let place = self.listeners.iter().position(|one| one.address == address)?;
+        let place = self
+            .listeners
+            .iter()
+            .position(|one| one.address == address)?;
         Some(self.listeners.swap_remove(place))
     }
 

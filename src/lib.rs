@@ -6,13 +6,14 @@
 //! kernel ─ netlink ─▶ conntrack ─ flows ─▶ tally ─ rows ─▶ report ─────┐
 //!                     own thread           per host × state   cadence  │ lines
 //!                                                                      ├─▶ output × N ─▶ udp:// unixgram:// unixstream:// tcp:// stdout:
-//! apps ─ unix stream ─▶ listen ─ frames ─▶ message ─ lines ─▶ forward ─┘    queue, payload, transport
+//! apps ─ unix stream ─▶ listen ─ frames ─▶ message ─ lines ─▶ forward ─┘    backlog, payload, throttle, transport
 //!                       tracker, limits     checks            tags, filters
 //! ```
 //!
 //! Two straight pipelines that meet at [`output`]. Data moves one way through
 //! bounded channels; a stage ends because its senders are gone; every arrow has a
-//! counter, and every drop has a reason.
+//! counter, and every drop has a reason. What a process leaves to the one that takes its
+//! place is in [`handover`].
 
 pub mod address;
 pub mod admin;

@@ -11,11 +11,13 @@
 //! lasts, and the rest is counted as abandoned.
 
 mod accept;
+mod bound;
 mod connection;
 mod datagram;
 mod intake;
 pub mod origin;
 mod pressure;
+mod senders;
 pub(crate) mod socket;
 mod stream;
 mod tracker;
@@ -28,9 +30,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use self::accept::Streams;
+use self::bound::{Bound, Socket};
 use self::datagram::Datagrams;
 use self::intake::Stage;
 pub use self::pressure::{Pressure, Watch};
+use self::senders::Senders;
 use self::socket::SocketFile;
 use self::stream::Acceptor;
 pub use self::stream::Peer;
@@ -39,6 +43,7 @@ use crate::address::{Address, HostPort};
 use crate::config;
 use crate::forward::{Forward, ForwardError};
 use crate::frame::MAX_FRAME_BYTES;
+use crate::handover;
 use crate::log_limit::LogLimit;
 use crate::output::Fanout;
 use crate::telemetry::ListenerCounters;
@@ -137,9 +142,37 @@ fn remedy(address: &Address) -> &'static str {
     }
 }
 
+/// What ends a listener.
+#[derive(Clone, Debug, Default)]
+pub struct Ends {
+    /// It is to end.
+    pub stop: CancellationToken,
+    /// When it ends, it is to leave what it has to the process that takes our place: to be
+    /// cancelled before `stop` is.
+    pub leave: CancellationToken,
+}
+
+/// Gives a socket the buffer that the configuration asks for, and says what it came to.
+fn size_buffer(socket: &datagram::Socket, config: &config::Listener, address: &Address) {
+    let Some(asked) = config.receive_buffer.0 else {
+        return;
+    };
+    socket.ask_for_buffer(asked.as_usize());
+    match socket.buffer_bytes() {
+        Some(granted) if granted < asked.0 => tracing::warn!(
+            %address, asked = asked.0, granted,
+            "the kernel grants less than receive_buffer: raise net.core.rmem_max, or give CAP_NET_ADMIN"
+        ),
+        Some(granted) => tracing::info!(%address, granted, "receive buffer"),
+        None => {}
+    }
+}
+
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
+    /// As the configuration has it.
+    configured: String,
     address: Address,
     tracker: Arc<Tracker>,
     pressure: Arc<Pressure>,
@@ -168,72 +201,74 @@ impl Listener {
     /// # Errors
     /// When the address can't be listened on, with what stands in the way.
     pub async fn bind(config: &config::Listener) -> Result<Self, ListenError> {
-        let address = &config.address;
+        Self::open(config, None).await
+    }
+
+    /// Binds, or goes on with the socket and the connections that were left for the address.
+    /// Must be called within a runtime.
+    ///
+    /// # Errors
+    /// As for [`Listener::bind`].
+    pub async fn open(
+        config: &config::Listener,
+        left: Option<handover::Listener>,
+    ) -> Result<Self, ListenError> {
         let forward = Forward::new(config).map_err(|source| ListenError::Forward {
-            address: address.clone(),
+            address: config.address.clone(),
             source,
         })?;
-        if !config.allow_uids.is_empty() && !matches!(address, Address::UnixStream(_)) {
-            return Err(ListenError::Uids(address.clone()));
+        if !config.allow_uids.is_empty() && !matches!(config.address, Address::UnixStream(_)) {
+            return Err(ListenError::Uids(config.address.clone()));
         }
-        let tracker = Arc::new(Tracker::default());
-        let streams = |acceptor, file| Kind::Streams {
-            acceptor,
-            file,
-            streams: Box::new(Streams {
-                config: config.clone(),
-                forward: forward.clone(),
-                tracker: Arc::clone(&tracker),
-            }),
+        let (bound, inherited) = match left {
+            Some(left) => Bound::inherited(&config.address, left)?,
+            None => (Bound::new(config).await?, Vec::new()),
         };
-        let datagrams = |socket, file| Kind::Datagrams {
+        let Bound {
             socket,
             file,
-            datagrams: Datagrams {
-                max_frame: config.max_frame.as_usize().min(MAX_FRAME_BYTES),
-                forward: forward.clone(),
-                kernel_drops: 0,
-            },
-        };
-        let place = |path| socket::Place {
-            address,
-            path,
-            owner: &config.owner,
-            mode: config.mode,
-        };
-        let (kind, local) = match address {
-            Address::UnixStream(path) => {
-                let (listener, file) = socket::unix_stream(place(path))?;
-                (streams(Acceptor::Unix(listener), Some(file)), None)
-            }
-            Address::UnixDatagram(path) => {
-                let (socket, file) = socket::unix_datagram(place(path))?;
-                let socket = datagram::Socket::Unix(socket);
-                (datagrams(socket, Some(file)), None)
-            }
-            Address::Tcp(host) => {
-                let listener = socket::tcp(address, host).await?;
-                let local = listener.local_addr().ok();
-                (streams(Acceptor::Tcp(listener), None), local)
-            }
-            Address::Udp(host) => {
-                let socket = socket::udp(address, host).await?;
-                let local = socket.local_addr().ok();
-                (datagrams(datagram::Socket::Udp(socket), None), local)
-            }
-            Address::Unix(_) | Address::Stdout => return Err(ListenError::Scheme(address.clone())),
-        };
+            local,
+        } = bound;
         let local = local.map(|local| HostPort {
             host: local.ip().to_string(),
             port: local.port(),
         });
-        let address = match (address, local) {
+        let address = match (&config.address, local) {
             (Address::Tcp(_), Some(local)) => Address::Tcp(local),
             (Address::Udp(_), Some(local)) => Address::Udp(local),
-            _ => address.clone(),
+            (address, _) => address.clone(),
         };
-        tracing::info!(%address, "listening");
+        let connections = Some(inherited.len()).filter(|&connections| connections > 0);
+        tracing::info!(connections, %address, "listening");
+        if let Socket::Datagrams(socket) = &socket {
+            size_buffer(socket, config, &address);
+        }
+        let tracker = Arc::new(Tracker::default());
+        let senders = Senders::new(forward, config.origin);
+        let kind = match socket {
+            Socket::Streams(acceptor) => Kind::Streams {
+                acceptor,
+                file,
+                streams: Box::new(Streams {
+                    config: config.clone(),
+                    senders,
+                    tracker: Arc::clone(&tracker),
+                    inherited,
+                }),
+            },
+            Socket::Datagrams(socket) => Kind::Datagrams {
+                datagrams: Datagrams {
+                    max_frame: config.max_frame.as_usize().min(MAX_FRAME_BYTES),
+                    senders,
+                    // Another process has counted what it lost.
+                    kernel_drops: socket.kernel_drops().unwrap_or(0),
+                },
+                socket,
+                file,
+            },
+        };
         Ok(Self {
+            configured: config.address.to_string(),
             address,
             tracker,
             pressure: Arc::default(),
@@ -259,14 +294,33 @@ impl Listener {
         Arc::clone(&self.tracker)
     }
 
-    /// Hands on what senders bring, until `stop`; returns once all is handed on or
-    /// counted as lost.
+    /// Leaves what it has without having run.
+    #[must_use]
+    pub fn leave(self) -> Option<handover::Listener> {
+        let (socket, file, connections) = match self.kind {
+            Kind::Streams {
+                acceptor,
+                file,
+                streams,
+            } => (acceptor.into_descriptor(), file, streams.inherited),
+            Kind::Datagrams { socket, file, .. } => (socket.into_descriptor(), file, Vec::new()),
+        };
+        Some(handover::Listener {
+            address: self.configured,
+            socket: socket.ok()?,
+            file: file.map(SocketFile::leave),
+            connections,
+        })
+    }
+
+    /// Hands on what senders bring, until the end; returns once all is handed on or
+    /// counted as lost, or what is left to another process.
     pub async fn run(
         self,
         fanout: Arc<Fanout>,
         counters: Arc<ListenerCounters>,
-        stop: CancellationToken,
-    ) {
+        ends: Ends,
+    ) -> Option<handover::Listener> {
         let stage = Arc::new(Stage {
             listener: self.address.to_string(),
             fanout,
@@ -274,17 +328,20 @@ impl Listener {
             log: LogLimit::new(LOG_LINES, LOG_WINDOW),
             pressure: self.pressure,
         });
-        match self.kind {
+        let left = match self.kind {
             Kind::Streams {
                 acceptor,
                 file,
                 streams,
-            } => streams.run(acceptor, file, stage, stop).await,
+            } => streams.run(acceptor, file, stage, ends).await,
             Kind::Datagrams {
                 socket,
                 file,
                 datagrams,
-            } => datagrams.run(socket, file, stage, stop).await,
-        }
+            } => datagrams.run(socket, file, stage, ends).await,
+        };
+        // By what the configuration will call it again.
+        let address = self.configured;
+        left.map(|left| handover::Listener { address, ..left })
     }
 }

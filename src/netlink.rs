@@ -11,7 +11,7 @@ mod message;
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN};
@@ -169,6 +169,28 @@ impl Netlink {
             unfinished: None,
             buffer: Vec::with_capacity(BUFFER_BYTES),
         })
+    }
+
+    /// Goes on with the socket that another process opened, and what waits in it.
+    #[must_use]
+    #[expect(unsafe_code, reason = "netlink_sys takes no owned descriptor")]
+    pub fn adopt(socket: OwnedFd) -> Self {
+        // SAFETY: it is open, and nobody else's from here on.
+        let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
+        Self {
+            socket,
+            sequence: 0,
+            unfinished: None,
+            buffer: Vec::with_capacity(BUFFER_BYTES),
+        }
+    }
+
+    /// The socket once more, which stays open when this one goes.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.as_fd().try_clone_to_owned()
     }
 
     /// Sends a request with `NLM_F_DUMP` and shows each message of the answer.

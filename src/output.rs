@@ -33,7 +33,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -48,7 +48,8 @@ use self::queue::{Inlet, Outlet, STEADY_BYTES, Settings, queue_of, tick_seconds}
 use self::spool::{Contents, Found, Kind, Spool, SpoolError};
 use self::throttle::Throttle;
 use crate::address::Address;
-use crate::config::{self, OnFull};
+use crate::config::{self, Format, OnFull};
+use crate::handover;
 use crate::log_limit::LogLimit;
 use crate::telemetry::{LineDrop, OutputCounters};
 
@@ -83,6 +84,9 @@ const STUCK: Duration = Duration::from_millis(250);
 /// How often a unix receiver is looked at: whether it stands at its path, and lives.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long an output that gives up may take to end the payload or line that it began.
+const CUT_GRACE: Duration = Duration::from_millis(250);
+
 /// Of what goes on failing, one message in so long.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -111,7 +115,7 @@ fn log_limit() -> LogLimit {
 }
 
 /// How an output came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Ending {
     /// Every sender was gone, and all was sent.
     Drained,
@@ -120,6 +124,8 @@ pub enum Ending {
         /// Lines that were still held, now counted as dropped.
         lines: u64,
     },
+    /// It was told to give up, and leaves what it held to the process that takes our place.
+    Left(handover::Output),
     /// It was told to give up, and what it held is in its spool.
     Spooled {
         /// Lines there.
@@ -150,6 +156,8 @@ pub struct Output {
     own: Arc<OwnListeners>,
     health: Arc<Health>,
     spool: Option<Spool>,
+    format: Format,
+    leave: CancellationToken,
 }
 
 /// Failures since the last good connection.
@@ -251,6 +259,8 @@ impl Output {
             looped: LogLimit::new(1, Duration::MAX),
             own: Arc::default(),
             health: Arc::default(),
+            format: config.format,
+            leave: CancellationToken::new(),
             spool: (!config.spool.is_empty())
                 .then(|| Spool::new(config.spool.clone().into(), config.format)),
         };
@@ -269,20 +279,43 @@ impl Output {
         Self { health, ..self }
     }
 
+    /// The same, that leaves what it holds to another process if it is told to give up after
+    /// this was cancelled.
+    #[must_use]
+    pub fn leaving(self, leave: CancellationToken) -> Self {
+        Self { leave, ..self }
+    }
+
     /// Sends until every sender is gone and all was sent, or until `abandon` is
-    /// cancelled: what is left then is counted as [`LineDrop::Shutdown`].
+    /// cancelled: what is left then is left to another process, put into the spool, or
+    /// counted as [`LineDrop::Shutdown`].
     pub async fn run(mut self, abandon: CancellationToken) -> Ending {
+        let mut connection = None;
         let reason = tokio::select! {
             biased;
-            reason = self.deliver() => reason,
+            reason = self.deliver(&mut connection) => reason,
             () = abandon.cancelled() => Some(LineDrop::Shutdown),
         };
+        if let (Some(transport), Some(chunk)) = (&mut connection, &mut self.chunk) {
+            let finished = timeout(CUT_GRACE, transport.finish(chunk, &self.counters)).await;
+            debug!(output = %self.address, ?finished, "what was begun");
+        }
         let Some(reason) = reason else {
             return Ending::Drained;
         };
         self.health.is_away();
         let chunk = self.chunk.take();
         self.outlet.shut(reason);
+        if reason == LineDrop::Shutdown && self.leave.is_cancelled() {
+            let contents = self.take_rest(chunk.as_ref());
+            // To this process they are what a spool's lines are.
+            self.counters.spooled.add(contents.lines());
+            return Ending::Left(handover::Output {
+                address: self.address.to_string(),
+                format: self.format,
+                contents,
+            });
+        }
         if reason == LineDrop::Shutdown
             && let Some(lines) = self.keep(chunk.as_ref())
         {
@@ -332,14 +365,26 @@ impl Output {
         Ok(())
     }
 
-    /// Puts what is left into the spool, if there is one. Returns how many lines are in it.
-    fn keep(&mut self, chunk: Option<&Chunk>) -> Option<u64> {
-        let spool = self.spool.as_ref()?;
+    /// Takes in what another process had not sent.
+    pub fn go_on(&mut self, left: &handover::Output) {
+        let is_same_format = left.format == self.format;
+        self.outlet.restore(&left.contents, is_same_format);
+    }
+
+    /// All that is held.
+    fn take_rest(&mut self, chunk: Option<&Chunk>) -> Contents {
         let mut contents = Contents::default();
         for lines in chunk.into_iter().flat_map(Chunk::rest) {
             contents.add(Kind::Wire, lines);
         }
         self.outlet.take_rest(&mut contents);
+        contents
+    }
+
+    /// Puts what is left into the spool, if there is one. Returns how many lines are in it.
+    fn keep(&mut self, chunk: Option<&Chunk>) -> Option<u64> {
+        let spool = self.spool.clone()?;
+        let contents = self.take_rest(chunk);
         let (output, lines) = (&self.address, contents.lines());
         if lines == 0 {
             return Some(0);

@@ -113,7 +113,7 @@ pub(crate) struct OutputLine {
 pub(crate) enum Condition {
     /// It does, or nothing is known to the contrary.
     Well,
-    /// It is not connected, or stuck, or was refused within the last second.
+    /// It is not connected, is stuck, or was refused.
     Away,
 }
 

@@ -1,20 +1,26 @@
 //! `conntally run`: the daemon's process: logging, runtime, signals.
 
+mod signals;
+mod supervisor;
+
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
+use std::pin::pin;
 
-use rustix::process::geteuid;
+use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use tokio::runtime::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tokio::task::spawn_blocking;
+use tracing::{error, info, warn};
 
+use self::signals::{Asked, Signals};
+use self::supervisor::Watchdog;
 use super::logging::{self, Role};
 use super::{CliError, ConfigArgs, Verbosity};
-use crate::agent::{self, AgentError};
+use crate::agent::{self, AgentError, Control, Ended};
 use crate::config::{Config, Environment};
+use crate::handover::{self, HandoverError, Inherited, Legacy, Program};
 
 /// Name lookups and standard output are all that blocks, at most one for each output;
 /// threads are made when they are needed, and end when they are not.
@@ -26,6 +32,7 @@ pub(super) fn run(
     environment: &Environment,
 ) -> Result<(), CliError> {
     logging::start(Role::Daemon, verbosity, environment)?;
+    let mut inherited = Inherited::take(environment);
     let loaded = args.load(environment)?;
     let version = env!("CARGO_PKG_VERSION");
     if loaded.files.is_empty() {
@@ -34,18 +41,214 @@ pub(super) fn run(
     } else {
         info!(version, files = ?loaded.files, "conntally starts");
     }
-    for note in loaded.config.notes() {
-        warn!("{note}");
-    }
+    let mut config = loaded.config;
+    note(&config);
+    raise_descriptor_limit();
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .build()
         .map_err(CliError::Start)?;
-    let ended = runtime.block_on(until_signalled(&loaded.config));
+    let process = Process {
+        program: Program::of_process().ok(),
+        args,
+        environment,
+    };
+    // For as long as the process: none that comes between two runs is to be missed.
+    let listening = runtime.block_on(async { Signals::listen() });
+    let mut signals = listening.map_err(CliError::Start)?;
+    // The configuration before the last reload.
+    let mut before = None;
+    let ended = loop {
+        let run = process.until_ended(&config, inherited, &mut signals);
+        let (ended, way) = match runtime.block_on(run) {
+            Ok(ended) => ended,
+            Err(error) => break Err(error),
+        };
+        match (ended, way) {
+            (Ended::Stopped, _) => break Ok(()),
+            (Ended::Refused(error, legacy), _) => {
+                let Some(before) = before.take() else {
+                    legacy.close();
+                    break Err(error.into());
+                };
+                error!(%error, "goes on with the configuration of before");
+                config = before;
+                inherited = Inherited::of(legacy);
+            }
+            (Ended::Left(legacy), Way::Again(new)) => {
+                before = Some(std::mem::replace(&mut config, *new));
+                inherited = Inherited::of(legacy);
+            }
+            (Ended::Left(legacy), Way::InPlace) => {
+                // Back again only where that failed: then nobody else takes our place.
+                let error = process.execute(&legacy);
+                error!(%error, "nothing took this process's place: it goes on");
+                inherited = Inherited::of(legacy);
+            }
+            (Ended::Left(legacy), Way::Store) => {
+                leave_to_systemd(&legacy);
+                break Ok(());
+            }
+        }
+    };
     // A write to standard output that nobody reads must not hold up the end.
     runtime.shutdown_background();
     ended
+}
+
+fn note(config: &Config) {
+    for note in config.notes() {
+        warn!("{note}");
+    }
+}
+
+fn leave_to_systemd(legacy: &Legacy) {
+    let (descriptors, lines) = (legacy.descriptors(), legacy.lines());
+    match handover::store(legacy) {
+        Ok(()) => info!(descriptors, lines, "left to systemd, for a restart"),
+        Err(error) => error!(%error, lines, "what is left is lost"),
+    }
+}
+
+/// To whom what is left goes.
+#[derive(Debug)]
+enum Way {
+    /// To the program that is executed in place.
+    InPlace,
+    /// To systemd's descriptor store.
+    Store,
+    /// To ourselves, with another configuration.
+    Again(Box<Config>),
+}
+
+/// What the process was started with.
+struct Process<'a> {
+    program: Option<Program>,
+    args: &'a ConfigArgs,
+    environment: &'a Environment,
+}
+
+impl Process<'_> {
+    /// Runs the daemon until it ends, or is told to.
+    async fn until_ended(
+        &self,
+        config: &Config,
+        inherited: Inherited,
+        signals: &mut Signals,
+    ) -> Result<(Ended, Way), CliError> {
+        let control = Control::default();
+        let Control { ends, progress } = &control;
+        let mut agent = pin!(agent::run(config, inherited, control.clone()));
+        let mut watchdog = Watchdog::new(config.interval.0);
+        let mut way = Way::InPlace;
+        let mut is_ready = false;
+        loop {
+            let asked = tokio::select! {
+                biased;
+                ended = &mut agent => return Ok((ended?, way)),
+                asked = signals.next() => asked,
+                () = progress.ready(), if !is_ready => {
+                    is_ready = true;
+                    supervisor::ready(config);
+                    continue;
+                }
+                () = watchdog.feed(progress) => continue,
+            };
+            match asked {
+                Asked::End(name) if ends.stop.is_cancelled() => {
+                    warn!(signal = name, "second signal: ending at once");
+                    return Err(AgentError::Interrupted.into());
+                }
+                Asked::End(name) => {
+                    info!(signal = name, "stopping; a second signal ends at once");
+                    supervisor::stopping();
+                    if handover::has_store() {
+                        way = Way::Store;
+                        ends.leave.cancel();
+                    }
+                    ends.stop.cancel();
+                }
+                // It ends already.
+                Asked::Reload | Asked::Replace if ends.stop.is_cancelled() => {}
+                Asked::Reload => {
+                    let Some(new) = self.read_anew(config) else {
+                        continue;
+                    };
+                    supervisor::reloading();
+                    way = Way::Again(Box::new(new));
+                    ends.leave.cancel();
+                    ends.stop.cancel();
+                }
+                Asked::Replace => {
+                    info!("SIGUSR2: another program is to take this process's place");
+                    let checked = tokio::select! {
+                        biased;
+                        ended = &mut agent => return Ok((ended?, way)),
+                        checked = self.check() => checked,
+                    };
+                    if let Err(error) = checked {
+                        error!(error, "nothing takes this process's place");
+                        continue;
+                    }
+                    supervisor::reloading();
+                    ends.leave.cancel();
+                    ends.stop.cancel();
+                }
+            }
+        }
+    }
+
+    /// The configuration, if it can be read and has changed.
+    fn read_anew(&self, config: &Config) -> Option<Config> {
+        let loaded = match self.args.load(self.environment) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                error!(%error, "SIGHUP: the configuration stays as it was");
+                return None;
+            }
+        };
+        if loaded.config == *config {
+            info!("SIGHUP: the configuration has not changed");
+            return None;
+        }
+        info!(files = ?loaded.files, "SIGHUP: goes on with the new configuration");
+        note(&loaded.config);
+        Some(loaded.config)
+    }
+
+    /// Whether the program that now stands at our path runs with our configuration.
+    async fn check(&self) -> Result<(), String> {
+        let Some(program) = self.program.clone() else {
+            return Err("the system does not tell this program's path".to_owned());
+        };
+        let config = self.args.path();
+        let checked = spawn_blocking(move || program.check(config.as_deref())).await;
+        match checked {
+            Ok(checked) => checked.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn execute(&self, legacy: &Legacy) -> HandoverError {
+        match &self.program {
+            Some(program) => program.execute(legacy),
+            None => HandoverError::Write(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+/// Lets as many descriptors be open as may be: every connection is one, and the usual limit
+/// is there for programs that call `select(2)`, which this one does not.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, ?limit, "the limit of open descriptors stays as it is");
+    }
 }
 
 /// Makes the runtime directory, traversable by whoever may write to the sockets in it.
@@ -68,55 +271,5 @@ fn make_directory(path: &Path) -> io::Result<()> {
             error.kind(),
             format!("the directory {} for the sockets: {error}", path.display()),
         )),
-    }
-}
-
-/// The signals that end the daemon, and the one that will reload it.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// The next signal that asks for an end.
-    async fn end(&mut self) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.hangup.recv() => {
-                    warn!("SIGHUP: this version reads its configuration at start alone; restart it");
-                }
-            }
-        }
-    }
-}
-
-async fn until_signalled(config: &Config) -> Result<(), CliError> {
-    let mut signals = Signals::listen().map_err(CliError::Start)?;
-    let stop = CancellationToken::new();
-    let mut agent = std::pin::pin!(agent::run(config, stop.clone()));
-    loop {
-        tokio::select! {
-            biased;
-            ended = &mut agent => return Ok(ended?),
-            name = signals.end() => {
-                if stop.is_cancelled() {
-                    warn!(signal = name, "second signal: ending at once");
-                    return Err(AgentError::Interrupted.into());
-                }
-                info!(signal = name, "stopping; a second signal ends at once");
-                stop.cancel();
-            }
-        }
     }
 }

@@ -28,6 +28,7 @@ use super::command::Commands;
 use super::{Collector, CollectorError};
 use crate::config::{Config, SourceChoice};
 use crate::flow::key::KeyHasher;
+use crate::handover;
 use crate::netns::Identity;
 use crate::report::Snapshot;
 use crate::telemetry::{CollectorCounters, Telemetry};
@@ -45,7 +46,7 @@ pub struct Collectors {
 
 impl Collectors {
     /// Starts them, and adds what they count to `telemetry`. The daemon's own takes the
-    /// commands. There are none where the source is off.
+    /// commands, and goes on with the events that were `left`. There are none where the source is off.
     ///
     /// # Errors
     /// Fails when a source that the configuration names refuses, or a namespace is
@@ -55,13 +56,15 @@ impl Collectors {
         telemetry: &mut Telemetry,
         commands: Commands,
         keys: KeyHasher,
+        left: Option<handover::Events>,
     ) -> Result<Self, CollectorError> {
         let config = Arc::new(config.clone());
         let mut seats = Vec::new();
         let counters = Arc::<CollectorCounters>::default();
         telemetry.collectors.push((None, Arc::clone(&counters)));
         let own = Identity::current().ok();
-        if let Some(collector) = Collector::start(&config, commands, keys, Arc::clone(&counters))? {
+        let started = Collector::start(&config, commands, keys, Arc::clone(&counters), left)?;
+        if let Some(collector) = started {
             seats.push(Seat::new(None, own, counters, collector));
         }
         for netns in &config.collector.netns {
@@ -129,9 +132,20 @@ impl Collectors {
         .await
     }
 
-    /// Asks all a last time, and waits for so long for their answers.
-    pub async fn last(mut self, most: Duration) -> Vec<Vec<Snapshot>> {
+    /// Leaves the events that wait for the daemon's own namespace: to be called after the
+    /// last answers.
+    #[must_use]
+    pub fn leave(self) -> Option<handover::Events> {
+        self.seats.into_iter().find_map(Seat::leave_events)
+    }
+
+    /// Asks all a last time, and waits for so long for their answers. If they are to
+    /// `leave`, what happens after that is for another process to tell.
+    pub async fn last(&mut self, most: Duration, leave: bool) -> Vec<Vec<Snapshot>> {
         for seat in &mut self.seats {
+            if leave {
+                seat.will_leave();
+            }
             // Whether it is asked now or was before, an answer comes.
             seat.ask();
         }
@@ -146,7 +160,7 @@ impl Collectors {
         if !self.gathered.is_empty() || self.due.is_empty() {
             self.conclude();
         }
-        self.due.into()
+        mem::take(&mut self.due).into()
     }
 
     /// Takes every answer that is there.

@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as thread_channel;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::{Answer, CollectorError};
 use crate::config::Config;
 use crate::conntrack::TableSize;
 use crate::flow::key::KeyHasher;
+use crate::handover;
 use crate::report::Source;
 use crate::telemetry::CollectorCounters;
 
@@ -77,10 +79,13 @@ impl<D: Detail> Worker<D> {
         commands: Commands,
         keys: KeyHasher,
         counters: Arc<CollectorCounters>,
+        left: Option<handover::Events>,
     ) -> Self {
+        let mut desk = Desk::new(config, keys, counters);
+        desk.go_on(left);
         Self {
             sources,
-            desk: Desk::new(config, keys, counters),
+            desk,
             commands,
             paused: false,
             asks_kernel: config.report.table,
@@ -89,13 +94,15 @@ impl<D: Detail> Worker<D> {
         }
     }
 
-    /// Serves until nobody asks any more. `wake` becomes readable with each request.
+    /// Serves until nobody asks any more, or, once it `leaves`, until it has answered: then it
+    /// leaves the events that wait. `wake` becomes readable with each request.
     pub(super) fn run(
         mut self,
         wake: &OwnedFd,
         asked: &thread_channel::Receiver<Request>,
         answers: &mpsc::Sender<Option<Answer>>,
-    ) {
+        leaves: &AtomicBool,
+    ) -> Option<handover::Events> {
         let mut naps_until = None;
         let mut next_second = Instant::now() + SECOND;
         let mut more = false;
@@ -116,12 +123,16 @@ impl<D: Detail> Worker<D> {
             loop {
                 match asked.try_recv() {
                     Ok(Request::Tick) => {
-                        if answers.blocking_send(self.tick()).is_err() {
-                            return;
+                        // What is read after that would be told to nobody.
+                        let is_last = leaves.load(Ordering::Acquire);
+                        let answer = self.tick();
+                        let left = if is_last { self.desk.leave() } else { None };
+                        if answers.blocking_send(answer).is_err() || is_last {
+                            return left;
                         }
                     }
                     Err(thread_channel::TryRecvError::Empty) => break,
-                    Err(thread_channel::TryRecvError::Disconnected) => return,
+                    Err(thread_channel::TryRecvError::Disconnected) => return None,
                 }
             }
             while let Some(command) = self.commands.take() {

@@ -1,10 +1,12 @@
 //! `[[listener]]`: where lines come from.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ByteRate, ByteSize, FileMode, Interval, Owner};
+use super::{ByteRate, ByteSize, FileMode, Interval, Owner, UnitError};
 use crate::address::Address;
 
 /// How a stream is cut into frames.
@@ -27,8 +29,36 @@ pub enum OriginChoice {
     None,
     /// The container id as `c:`, where a line has none.
     Field,
-    /// Tags.
+    /// `container_id` and `pod_uid` as tags, where a line has neither.
     Tags,
+}
+
+/// What may wait in a socket, or what the system lets wait: `"4MiB"`, `""`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ReceiveBuffer(pub Option<ByteSize>);
+
+impl FromStr for ReceiveBuffer {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        match text.parse::<ByteSize>() {
+            Ok(size) if size.0 > 0 => Ok(Self(Some(size))),
+            _ => Err(UnitError::Buffer(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for ReceiveBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(size) => size.fmt(f),
+            None => Ok(()),
+        }
+    }
 }
 
 /// `[[listener]]`
@@ -53,6 +83,8 @@ pub struct Listener {
     pub read_timeout: Interval,
     /// Bytes per second and connection.
     pub rate: ByteRate,
+    /// Of a UDP socket; empty means the system's default.
+    pub receive_buffer: ReceiveBuffer,
     /// Defaults to field.
     pub origin: OriginChoice,
     /// Tags added to every line.
@@ -81,6 +113,7 @@ impl Default for Listener {
             idle_timeout: Interval::from_secs(0),
             read_timeout: Interval::from_secs(10),
             rate: ByteRate::default(),
+            receive_buffer: ReceiveBuffer::default(),
             origin: OriginChoice::Field,
             tags: Vec::new(),
             allow_uids: Vec::new(),
@@ -88,6 +121,22 @@ impl Default for Listener {
             deny: Vec::new(),
             drop_tags: Vec::new(),
             rename: BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_prints_back_in_a_form_that_reads_the_same() {
+        for text in ["", "4MiB"] {
+            assert_eq!(text.parse::<ReceiveBuffer>().unwrap().to_string(), text);
+        }
+        for text in ["4", "0B", "big"] {
+            let error = text.parse::<ReceiveBuffer>().unwrap_err().to_string();
+            assert!(error.contains("\"4MiB\""), "{error}");
         }
     }
 }

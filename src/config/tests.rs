@@ -374,9 +374,21 @@ fn keys_without_effect_yet_are_noted_when_they_are_set() {
     assert!(Config::default().notes().is_empty());
 
     let listener = |address: &str| {
-        let text = format!("[[listener]]\naddress = \"{address}\"\nrate = \"1MiB/s\"\n");
-        read(&text).unwrap().notes()
+        let text = format!(
+            "[[listener]]\naddress = \"{address}\"\nrate = \"1MiB/s\"\norigin = \"tags\"\nreceive_buffer = \"4MiB\"\n"
+        );
+        read(&text).unwrap().notes().join("\n")
     };
-    assert!(listener("unixstream:///run/a").is_empty());
-    assert!(listener("udp://127.0.0.1:1")[0].contains("listener[0].rate has no effect"));
+    let notes = listener("unixstream:///run/a");
+    assert!(
+        notes.starts_with("listener[0].receive_buffer has no effect"),
+        "{notes}"
+    );
+    assert_eq!(notes.lines().count(), 1);
+    let notes = listener("udp://127.0.0.1:1");
+    assert!(notes.contains("listener[0].rate has no effect"), "{notes}");
+    assert!(
+        notes.contains("listener[0].origin has no effect"),
+        "{notes}"
+    );
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::MemoryLimit;
+use super::{MemoryLimit, ReceiveBuffer};
 
 /// Why a text is not the quantity that its key asks for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +25,11 @@ pub enum UnitError {
         "{0:?} is not a burst: write a size, as in \"64KiB\", or \"\" for what the rate lets go in a second"
     )]
     Burst(String),
+    /// Not a size, for a socket's buffer.
+    #[error(
+        "{0:?} is not a buffer: write a size, as in \"4MiB\", or \"\" for the system's default"
+    )]
+    Buffer(String),
     /// Not a size, for memory.
     #[error("{0:?} is not a limit: write \"auto\" for the cgroup's, or a size, as in \"64MiB\"")]
     Memory(String),
@@ -70,7 +75,8 @@ through_text!(
     FileMode,
     Owner,
     MarkFilter,
-    MemoryLimit
+    MemoryLimit,
+    ReceiveBuffer
 );
 
 /// A number and what follows it.

@@ -8,11 +8,13 @@
 //! Groups: `enum nfnetlink_groups` in `include/uapi/linux/netfilter/nfnetlink.h`.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::sockopt::{
     set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, socket_recv_buffer_size,
 };
+use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use super::ConntrackError;
@@ -20,6 +22,7 @@ use super::decode::{Event, decode_event};
 use super::filter::Filter;
 use super::gate;
 use crate::config::Collector;
+use crate::handover;
 use crate::netlink::{Messages, Netlink, NetlinkError, Subsystem};
 
 const NFNLGRP_CONNTRACK_NEW: u32 = 1;
@@ -33,7 +36,7 @@ const MOST_GROWTH: usize = 8;
 const PROTOCOL: &str = "12";
 
 /// Which events are received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Subscription {
     /// An entry is made, changes, is destroyed: a TCP connection has seven or eight.
     Full,
@@ -104,6 +107,30 @@ impl Events {
         }
         events.subscribe(subscription)?;
         Ok(events)
+    }
+
+    /// Goes on with the socket that another process left, and the events that wait in it;
+    /// `None` where that took other protocols than are counted now.
+    #[must_use]
+    pub fn adopt(collector: &Collector, left: handover::Events) -> Option<Self> {
+        (left.protocols == protocols(collector)).then(|| Self {
+            netlink: Netlink::adopt(left.socket),
+            filter: Filter::new(collector),
+            subscription: left.subscription,
+            most_buffer_bytes: (collector.receive_buffer.as_usize()).saturating_mul(MOST_GROWTH),
+        })
+    }
+
+    /// Leaves the socket, and the events that wait in it, to another process.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn leave(self, collector: &Collector) -> io::Result<handover::Events> {
+        Ok(handover::Events {
+            socket: self.netlink.descriptor()?,
+            subscription: self.subscription,
+            protocols: protocols(collector),
+        })
     }
 
     /// Receives more, or less, from now on. Updates that wait already are still shown.
@@ -217,6 +244,11 @@ impl Events {
         let table = fs::read_to_string("/proc/thread-self/net/netlink").ok()?;
         drops_of(&table, inode)
     }
+}
+
+/// What the kernel lets through to the socket.
+fn protocols(collector: &Collector) -> String {
+    format!("{:?}", collector.protocols)
 }
 
 impl AsFd for Events {

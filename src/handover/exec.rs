@@ -1,6 +1,7 @@
 //! Leaving: to the program that is executed in place, or to systemd's descriptor store.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -14,6 +15,7 @@ use sd_notify::NotifyState;
 
 use super::Legacy;
 use super::inherit::{STATE_NAME, VARIABLE};
+use super::signals::{hold_signals, release_signals};
 use super::state::{encode, named};
 
 /// Why nobody takes our place.
@@ -81,7 +83,9 @@ impl Program {
             arguments: config.map_or_else(String::new, |path| path.display().to_string()),
             what,
         };
-        let output = command.output().map_err(|error| failed(error.to_string()))?;
+        let output = command
+            .output()
+            .map_err(|error| failed(error.to_string()))?;
         if output.status.success() {
             return Ok(());
         }
@@ -108,12 +112,15 @@ impl Program {
             return HandoverError::Write(error.into());
         }
         let left = format!("{}:{}", std::process::id(), state.as_raw_fd());
+        // One that comes before the program listens for it would end it.
+        hold_signals();
         let error = Command::new(&self.path)
             .args(&self.arguments)
             .env(VARIABLE, left)
             .exec();
+        release_signals();
         // They were good a moment ago.
-        drop(open(FdFlags::CLOEXEC));
+        let _closed = open(FdFlags::CLOEXEC);
         HandoverError::Exec {
             path: self.path.clone(),
             error,
@@ -128,13 +135,22 @@ fn write_down(legacy: &Legacy, with_numbers: bool) -> io::Result<File> {
     if with_numbers {
         let mut numbers = String::new();
         for (name, descriptor) in named(legacy) {
-            numbers.push_str(&format!("{name}={}\n", descriptor.as_raw_fd()));
+            // Writing to a String does not fail.
+            let _written = writeln!(numbers, "{name}={}", descriptor.as_raw_fd());
         }
         numbers.push('\n');
         file.write_all(numbers.as_bytes())?;
     }
     file.write_all(&encode(legacy))?;
     Ok(file)
+}
+
+/// Whether systemd has a descriptor store for us (`FDSTORE`, `systemd.exec(5)`, since 254).
+#[must_use]
+pub fn has_store() -> bool {
+    let limit = std::env::var("FDSTORE").ok();
+    let limit = limit.and_then(|limit| limit.parse::<u64>().ok());
+    limit.is_some_and(|limit| limit > 0) && std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 /// Leaves it all to systemd's descriptor store, for the process that a restart starts.

@@ -9,7 +9,7 @@ use rustix::io::FdFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, sockopt};
 use tracing::{info, warn};
 
-use super::state::{Named, decode};
+use super::state::{Named, decode, is_ours};
 use super::{Legacy, Listener};
 use crate::address::Address;
 use crate::config::Environment;
@@ -139,6 +139,17 @@ impl Inherited {
         self.legacy.take_output(address)
     }
 
+    /// The kernel's events that wait, if any do.
+    pub fn take_events(&mut self) -> Option<super::Events> {
+        self.legacy.events.take()
+    }
+
+    /// What nobody took.
+    #[must_use]
+    pub fn into_legacy(self) -> Legacy {
+        self.legacy
+    }
+
     /// Lets go of what nobody took: the configuration names it no more.
     pub fn finish(self) {
         for Listener {
@@ -158,14 +169,13 @@ impl Inherited {
         }
         if !self.sockets.is_empty() {
             let sockets = self.sockets.len();
-            warn!(sockets, "systemd passed sockets that no listener's address matches: closed");
+            warn!(
+                sockets,
+                "systemd passed sockets that no listener's address matches: closed"
+            );
         }
+        self.legacy.close();
     }
-}
-
-/// Whether this is how we name descriptors.
-fn is_ours(name: &str) -> bool {
-    name.starts_with("listener-") || name.starts_with("connection-")
 }
 
 fn read(state: OwnedFd, named: &mut Named) -> Legacy {
@@ -189,7 +199,10 @@ fn told(bytes: &[u8], named: &mut Named) -> Legacy {
     match decode(bytes, named) {
         Ok(legacy) => {
             let (descriptors, lines) = (legacy.descriptors(), legacy.lines());
-            info!(descriptors, lines, "goes on with what the process before left");
+            info!(
+                descriptors,
+                lines, "goes on with what the process before left"
+            );
             legacy
         }
         Err(error) => {

@@ -12,9 +12,10 @@ use foldhash::fast::RandomState;
 use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
-use super::{Connection, Cut, Legacy, Listener, Output, Past};
+use super::{Connection, Cut, Events, Legacy, Listener, Output, Past};
 use crate::address::FileId;
 use crate::config::Format;
+use crate::conntrack::Subscription;
 use crate::output::spool::Contents;
 
 /// What the head begins with.
@@ -38,6 +39,14 @@ pub(super) enum StateError {
 struct Told {
     listeners: Vec<ToldListener>,
     outputs: Vec<ToldOutput>,
+    events: Option<ToldEvents>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct ToldEvents {
+    socket: String,
+    subscription: Subscription,
+    protocols: String,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -77,16 +86,27 @@ fn connection_name(listener: usize, number: usize) -> String {
     format!("connection-{listener}-{number}")
 }
 
+/// The name of the socket of the kernel's events.
+const EVENTS_NAME: &str = "kernel-events";
+
 /// Each descriptor with its name.
 pub(super) fn named(legacy: &Legacy) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
+    let events = legacy.events.as_ref();
+    let events = events.map(|events| (EVENTS_NAME.to_owned(), events.socket.as_fd()));
     let listeners = legacy.listeners.iter().enumerate();
-    listeners.flat_map(|(place, listener)| {
+    let listeners = listeners.flat_map(|(place, listener)| {
         let connections = listener.connections.iter().enumerate();
         let connections = connections.map(move |(number, connection)| {
             (connection_name(place, number), connection.socket.as_fd())
         });
         std::iter::once((listener_name(place), listener.socket.as_fd())).chain(connections)
-    })
+    });
+    listeners.chain(events)
+}
+
+/// Whether this is how we name descriptors.
+pub(super) fn is_ours(name: &str) -> bool {
+    name == EVENTS_NAME || name.starts_with("listener-") || name.starts_with("connection-")
 }
 
 /// The file's bytes.
@@ -120,6 +140,11 @@ pub(super) fn encode(legacy: &Legacy) -> Vec<u8> {
             bytes: output.contents.as_bytes().len(),
         });
     }
+    told.events = legacy.events.as_ref().map(|events| ToldEvents {
+        socket: EVENTS_NAME.to_owned(),
+        subscription: events.subscription,
+        protocols: events.protocols.clone(),
+    });
     // Text keys and numbers alone: there is nothing that JSON does not have.
     let mut rest = serde_json::to_vec(&told).unwrap_or_default();
     let length = rest.len();
@@ -171,6 +196,13 @@ pub(super) fn decode(file: &[u8], named: &mut Named) -> Result<Legacy, StateErro
             contents: contents.ok_or(StateError::Damaged)?,
         });
     }
+    legacy.events = told.events.and_then(|told| {
+        Some(Events {
+            socket: named.remove(&told.socket)?,
+            subscription: told.subscription,
+            protocols: told.protocols,
+        })
+    });
     Ok(legacy)
 }
 
@@ -236,7 +268,10 @@ mod tests {
         };
         Legacy {
             listeners: vec![
-                listener("unixstream:///a", vec![connection(b"\x05\0\0\0a:"), connection(b"")]),
+                listener(
+                    "unixstream:///a",
+                    vec![connection(b"\x05\0\0\0a:"), connection(b"")],
+                ),
                 listener("udp://127.0.0.1:1", vec![]),
             ],
             outputs: vec![Output {
@@ -244,6 +279,11 @@ mod tests {
                 format: Format::Influx,
                 contents,
             }],
+            events: Some(Events {
+                socket: fd(),
+                subscription: Subscription::Full,
+                protocols: "tcp".to_owned(),
+            }),
         }
     }
 
@@ -255,12 +295,17 @@ mod tests {
     #[test]
     fn what_is_left_is_found_as_it_was() {
         let left = legacy();
-        assert_eq!((left.descriptors(), left.lines()), (4, 2));
+        assert_eq!((left.descriptors(), left.lines()), (5, 2));
         let mut named = descriptors(&left);
-        assert_eq!(named.len(), 4);
+        assert_eq!(named.len(), 5);
         let found = decode(&encode(&left), &mut named).unwrap();
         assert!(named.is_empty());
         assert_eq!(found.outputs, left.outputs);
+        let events = found.events.unwrap();
+        assert_eq!(
+            (events.subscription, &*events.protocols),
+            (Subscription::Full, "tcp")
+        );
         assert_eq!(found.listeners.len(), 2);
         for (found, left) in found.listeners.iter().zip(&left.listeners) {
             assert_eq!(found.address, left.address);

@@ -6,25 +6,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::task::yield_now;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::connection::Task;
 use super::intake::Stage;
-use super::origin;
+use super::senders::Senders;
 use super::socket::SocketFile;
-use super::stream::{Accepted, Acceptor};
+use super::stream::{Accepted, Acceptor, Peer};
 use super::tracker::{Limits, Tracker};
-use super::{DRAIN_LIMIT, GRACE};
-use crate::config::{self, OriginChoice};
-use crate::forward::Forward;
+use super::{DRAIN_LIMIT, Ends, GRACE};
+use crate::config;
 use crate::frame::Framer;
+use crate::handover::{self, Cut, Past};
 use crate::telemetry::{Reason, Refusal};
 
 /// How long accepting rests after the system refused, at first and at most.
 const MIN_REST: Duration = Duration::from_millis(10);
 const MAX_REST: Duration = Duration::from_secs(1);
+
+/// Connections after which those that have something to read get their turn: many come and
+/// go at once, and do not count against the limit for longer than they are open.
+const ACCEPTS_PER_TURN: u64 = 16;
 
 /// How often connections are looked at for their timeouts, at most.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,20 +40,33 @@ const SWEEPS_PER_TIMEOUT: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Streams {
     pub(super) config: config::Listener,
-    pub(super) forward: Forward,
+    pub(super) senders: Senders,
     pub(super) tracker: Arc<Tracker>,
+    /// Those that another process had.
+    pub(super) inherited: Vec<handover::Connection>,
+}
+
+/// What a connection that another process had brings along.
+struct Inheritance {
+    held: Vec<u8>,
+    cut: Cut,
+    past: Past,
 }
 
 impl Streams {
-    /// Accepts until `stop`, then lets the connections end.
+    /// Accepts until the end, then lets the connections end, or leaves all of it.
     pub(super) async fn run(
-        self,
+        mut self,
         acceptor: Acceptor,
         file: Option<SocketFile>,
         stage: Arc<Stage>,
-        stop: CancellationToken,
-    ) {
+        ends: Ends,
+    ) -> Option<handover::Listener> {
+        let Ends { stop, leave } = ends;
         let tasks = TaskTracker::new();
+        for inherited in std::mem::take(&mut self.inherited) {
+            self.adopt(&acceptor, inherited, &stage, &tasks);
+        }
         let limits = Limits {
             idle: Some(self.config.idle_timeout.0).filter(|limit| !limit.is_zero()),
             read: Some(self.config.read_timeout.0).filter(|limit| !limit.is_zero()),
@@ -57,6 +74,7 @@ impl Streams {
         let mut sweep = interval(sweep_interval(limits));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rest = MIN_REST;
+        let mut accepts = 0_u64;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -71,6 +89,10 @@ impl Streams {
                 Ok(accepted) => {
                     rest = MIN_REST;
                     self.admit(accepted, &stage, &tasks);
+                    accepts += 1;
+                    if accepts.is_multiple_of(ACCEPTS_PER_TURN) {
+                        yield_now().await;
+                    }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -90,12 +112,68 @@ impl Streams {
                 }
             }
         }
+        if leave.is_cancelled() {
+            return self.leave(acceptor, file, &stage, tasks).await;
+        }
         drop(file);
         self.stop(acceptor, &stage, tasks).await;
+        None
+    }
+
+    /// Leaves the socket and the connections to the process that takes our place. Who waits
+    /// to be accepted goes on waiting.
+    async fn leave(
+        self,
+        acceptor: Acceptor,
+        file: Option<SocketFile>,
+        stage: &Stage,
+        tasks: TaskTracker,
+    ) -> Option<handover::Listener> {
+        tasks.close();
+        self.tracker.leave();
+        tasks.wait().await;
+        match acceptor.into_descriptor() {
+            Ok(socket) => Some(handover::Listener {
+                address: stage.listener.clone(),
+                socket,
+                file: file.map(SocketFile::leave),
+                connections: self.tracker.take_left(),
+            }),
+            Err(error) => {
+                tracing::error!(listener = %stage.listener, %error, "the socket cannot be left");
+                None
+            }
+        }
+    }
+
+    /// Goes on with a connection that another process had.
+    fn adopt(
+        &mut self,
+        acceptor: &Acceptor,
+        inherited: handover::Connection,
+        stage: &Arc<Stage>,
+        tasks: &TaskTracker,
+    ) {
+        let handover::Connection {
+            socket,
+            held,
+            cut,
+            past,
+        } = inherited;
+        match acceptor.adopt(socket) {
+            Ok(accepted) => {
+                let peer = accepted.peer().with_program();
+                let inheritance = Inheritance { held, cut, past };
+                self.start(accepted, peer, Some(inheritance), stage, tasks);
+            }
+            Err(error) => {
+                tracing::warn!(listener = %stage.listener, %error, "an inherited connection is of no use");
+            }
+        }
     }
 
     /// Starts a connection's task, or closes it at once.
-    fn admit(&self, accepted: Accepted, stage: &Arc<Stage>, tasks: &TaskTracker) {
+    fn admit(&mut self, accepted: Accepted, stage: &Arc<Stage>, tasks: &TaskTracker) {
         let peer = accepted.peer();
         let allowed = &self.config.allow_uids;
         let refusal = if self.tracker.len() >= self.config.max_connections {
@@ -116,27 +194,39 @@ impl Streams {
             return;
         }
         let peer = peer.with_program();
-        let container = match self.config.origin {
-            OriginChoice::Field => peer.pid.and_then(origin::container_of),
-            OriginChoice::None | OriginChoice::Tags => None,
-        };
-        let forward = match container {
-            Some(id) => self.forward.with_container(&id),
-            None => self.forward.clone(),
+        self.start(accepted, peer, None, stage, tasks);
+    }
+
+    fn start(
+        &mut self,
+        accepted: Accepted,
+        peer: Peer,
+        inheritance: Option<Inheritance>,
+        stage: &Arc<Stage>,
+        tasks: &TaskTracker,
+    ) {
+        self.senders.begin(Instant::now());
+        let forward = match peer.pid {
+            Some(pid) => self.senders.of(pid).clone(),
+            None => self.senders.plain().clone(),
         };
         tracing::debug!(listener = %stage.listener, %peer, "connection accepted");
         let framer = Framer::new(self.config.framing, self.config.max_frame.as_usize());
         let (reader, handle) = accepted.split();
-        let open = self.tracker.open(peer, handle, &stage.counters);
+        let past = inheritance.as_ref().map(|inheritance| inheritance.past);
+        let open = (self.tracker).open(peer, handle, past, &stage.counters);
         let connection = Arc::clone(&open.connection);
         let rate = self.config.rate;
-        let task = Task::new(Arc::clone(stage), reader, framer, forward, open, rate);
+        let mut task = Task::new(Arc::clone(stage), reader, framer, forward, open, rate);
+        if let Some(Inheritance { held, cut, .. }) = inheritance {
+            task.go_on(held, cut);
+        }
         connection.set_task(tasks.spawn(task.run()).abort_handle());
     }
 
     /// No new connections; the open ones are told, then given time to end by
     /// themselves, then ended behind what they have sent.
-    async fn stop(self, acceptor: Acceptor, stage: &Arc<Stage>, tasks: TaskTracker) {
+    async fn stop(mut self, acceptor: Acceptor, stage: &Arc<Stage>, tasks: TaskTracker) {
         // Who is in the accept queue may have sent already, and gone.
         for accepted in acceptor.into_queued() {
             self.admit(accepted, stage, &tasks);

@@ -7,13 +7,14 @@ use std::task::{Context, Poll};
 use tokio::io::ReadBuf;
 use tokio::task::yield_now;
 
-use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Stage};
+use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Sender, Stage};
 use super::pressure::Keep;
 use super::stream::Reader;
-use super::tracker::Open;
+use super::tracker::{Ending, Open};
 use crate::config::{ByteRate, Framing};
 use crate::forward::Forward;
 use crate::frame::{Cut, Framer};
+use crate::handover;
 use crate::output::Room;
 use crate::output::backlog::SenderId;
 use crate::rate::Rate;
@@ -66,6 +67,13 @@ impl Task {
         }
     }
 
+    /// Goes on where another process stood.
+    pub(super) fn go_on(&mut self, held: Vec<u8>, cut: handover::Cut) {
+        self.framer = self.framer.clone().at(cut);
+        self.open.connection.set_rest(&self.framer, &held);
+        self.held = held;
+    }
+
     /// Reads until the end.
     pub(super) async fn run(mut self) {
         let stage = Arc::clone(&self.stage);
@@ -73,7 +81,7 @@ impl Task {
             (self.open.connection.peer.pid).map_or_else(SenderId::unique, SenderId::of_process);
         let mut room = stage.fanout.room(sender);
         let mut reads = 0;
-        self.open.closing = loop {
+        let closing = loop {
             if let Err(error) = self.stream.readable().await {
                 break self.fail(&error);
             }
@@ -111,6 +119,7 @@ impl Task {
                 }
             }
         };
+        self.open.ending = Ending::Closed(closing);
     }
 
     /// The rate to be held: none once the connection is ended, of which no more comes
@@ -171,16 +180,17 @@ impl Task {
     ) -> Progress {
         let stage = &*self.stage;
         let connection = &*self.open.connection;
-        let mut batch = Batch::new(stage, &self.forward, &connection.peer, room, gathered);
+        let mut batch = Batch::new(stage, room, gathered);
+        let from = Sender::new(&self.forward, &connection.peer);
         let mut rest = input;
         let mut progress = Progress::Read;
         if read == 0 {
             // A line that the client ended by going is a line; one that we cut off is none.
             match self.framer.finish(rest) {
                 Some(Cut::Body(_)) if connection.verdict().is_some() => {
-                    batch.take(Cut::Truncated, false);
+                    batch.take(Cut::Truncated, false, from);
                 }
-                Some(cut) => batch.take(cut, true),
+                Some(cut) => batch.take(cut, true, from),
                 None => {}
             }
             rest = &[];
@@ -188,7 +198,9 @@ impl Task {
         } else {
             loop {
                 match self.framer.cut(&mut rest) {
-                    Ok(Some(cut)) => batch.take(cut, self.framer.framing() == Framing::Newline),
+                    Ok(Some(cut)) => {
+                        batch.take(cut, self.framer.framing() == Framing::Newline, from);
+                    }
                     Ok(None) => break,
                     Err(error) => {
                         let reason = error.reason().unwrap_or(FrameDrop::Unframed);
@@ -217,6 +229,20 @@ impl Task {
     }
 }
 
+impl Drop for Task {
+    /// Wherever it was dropped, what it read whole has been handed on.
+    fn drop(&mut self) {
+        let Self {
+            open,
+            stream,
+            held,
+            framer,
+            ..
+        } = self;
+        open.leave(|| Ok((stream.descriptor()?, std::mem::take(held), framer.place())));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::net::UnixStream;
@@ -241,7 +267,7 @@ mod tests {
         let accepted = Accepted::Unix(stream);
         let peer = accepted.peer();
         let (reader, handle) = accepted.split();
-        let open = Arc::<Tracker>::default().open(peer, handle, &stage.counters);
+        let open = Arc::<Tracker>::default().open(peer, handle, None, &stage.counters);
         let framer = Framer::new(Framing::Auto, 8 << 10);
         let task = Task::new(
             stage,

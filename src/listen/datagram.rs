@@ -1,24 +1,23 @@
 //! A datagram listener, unix or UDP: every datagram is a frame.
 
-use std::fs;
+mod socket;
+
 use std::io;
-use std::net as std_net;
-use std::os::unix::net as std_unix;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::{Shutdown, sockopt};
-use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
-use tokio_util::sync::CancellationToken;
 
-use super::DRAIN_LIMIT;
-use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Stage};
+use self::socket::{Queue, Whom};
+pub(super) use self::socket::{Socket, Tells};
+use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Sender, Stage};
 use super::pressure::Keep;
+use super::senders::Senders;
 use super::socket::SocketFile;
-use crate::forward::Forward;
+use super::{DRAIN_LIMIT, Ends};
 use crate::frame::Cut;
+use crate::handover;
 use crate::output::Room;
 use crate::output::backlog::SenderId;
 
@@ -32,95 +31,11 @@ const ERROR_REST: Duration = Duration::from_millis(100);
 /// least so much (`SKB_TRUESIZE(0)` in `linux/skbuff.h` is more), and of our time.
 const DATAGRAM_BYTES: usize = 256;
 
-/// Datagrams say nothing about their senders.
-const SENDER: &str = "unknown";
-
-/// A bound datagram socket.
-#[derive(Debug)]
-pub(super) enum Socket {
-    Unix(UnixDatagram),
-    Udp(UdpSocket),
-}
-
-impl Socket {
-    async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Unix(socket) => socket.readable().await,
-            Self::Udp(socket) => socket.readable().await,
-        }
-    }
-
-    /// The next datagram, cut off at the buffer's end.
-    fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Unix(socket) => socket.try_recv(buffer),
-            Self::Udp(socket) => socket.try_recv(buffer),
-        }
-    }
-
-    /// Lets nothing more come, where that can be.
-    fn into_queued(self) -> io::Result<Queue> {
-        match self {
-            Self::Unix(socket) => {
-                rustix::net::shutdown(&socket, Shutdown::Read)?;
-                socket.into_std().map(Queue::Unix)
-            }
-            Self::Udp(socket) => socket.into_std().map(Queue::Udp),
-        }
-    }
-
-    /// Datagrams that the kernel dropped for want of room since the socket was
-    /// bound. Unix senders wait instead.
-    fn kernel_drops(&self) -> Option<u64> {
-        let Self::Udp(socket) = self else { return None };
-        let inode = rustix::fs::fstat(socket).ok()?.st_ino;
-        ["/proc/net/udp", "/proc/net/udp6"]
-            .iter()
-            .find_map(|table| drops_of(&fs::read_to_string(table).ok()?, inode))
-    }
-}
-
-/// A socket whose datagrams are asked of the system itself: the runtime may not
-/// have looked yet.
-enum Queue {
-    Unix(std_unix::UnixDatagram),
-    Udp(std_net::UdpSocket),
-}
-
-impl Queue {
-    fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Unix(socket) => socket.recv(buffer),
-            Self::Udp(socket) => socket.recv(buffer),
-        }
-    }
-
-    /// The most that can be waiting, [`DATAGRAM_BYTES`] for each datagram included.
-    fn most_bytes(&self) -> usize {
-        match self {
-            Self::Unix(_) => usize::MAX,
-            Self::Udp(socket) => sockopt::socket_recv_buffer_size(socket).unwrap_or(usize::MAX),
-        }
-    }
-}
-
-/// The last column of the line of this inode, the tenth column, in
-/// `/proc/net/udp` (`proc_net_udp(5)`).
-fn drops_of(table: &str, inode: u64) -> Option<u64> {
-    table.lines().skip(1).find_map(|line| {
-        let mut columns = line.split_ascii_whitespace();
-        if columns.nth(9)?.parse() != Ok(inode) {
-            return None;
-        }
-        columns.next_back()?.parse().ok()
-    })
-}
-
 /// What a datagram listener's lines get.
 #[derive(Debug)]
 pub(super) struct Datagrams {
     pub(super) max_frame: usize,
-    pub(super) forward: Forward,
+    pub(super) senders: Senders,
     /// Of this socket, counted already.
     pub(super) kernel_drops: u64,
 }
@@ -133,14 +48,18 @@ struct Burst {
 }
 
 impl Datagrams {
-    /// Receives until `stop`, then what is queued.
+    /// Receives until the end, then what is queued, or leaves it.
     pub(super) async fn run(
         mut self,
         socket: Socket,
         file: Option<SocketFile>,
         stage: Arc<Stage>,
-        stop: CancellationToken,
-    ) {
+        ends: Ends,
+    ) -> Option<handover::Listener> {
+        let Ends { stop, leave } = ends;
+        if let Some(bytes) = socket.buffer_bytes() {
+            stage.counters.receive_buffer_bytes.set(bytes);
+        }
         let mut room = stage.fanout.room(SenderId::unique());
         let mut drops = interval(DROPS_INTERVAL);
         drops.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -184,14 +103,18 @@ impl Datagrams {
             }
         }
         room.release();
-        drop(file);
         self.count_drops(&socket, &stage);
+        if leave.is_cancelled() {
+            return leave_socket(socket, file, &stage);
+        }
+        drop(file);
         match socket.into_queued() {
             Ok(queue) => self.drain(&queue, &stage, &mut room).await,
             Err(error) => {
                 tracing::warn!(listener = %stage.listener, %error, "cannot read what is queued");
             }
         }
+        None
     }
 
     fn room_bytes(&self) -> usize {
@@ -202,25 +125,31 @@ impl Datagrams {
     /// small and of empty ones, fewer than it could hold. Without room, as many, whose
     /// lines are given up.
     fn receive(
-        &self,
+        &mut self,
         stage: &Stage,
         room: Option<&mut Room<'_>>,
-        mut recv: impl FnMut(&mut [u8]) -> io::Result<usize>,
+        mut recv: impl FnMut(&mut [u8]) -> io::Result<(usize, Whom)>,
     ) -> io::Result<Burst> {
         Scratch::lend(|scratch| {
             // One byte more tells a datagram that is too long.
             let (buffer, gathered) = scratch.parts(self.max_frame + 1);
-            let mut batch = Batch::new(stage, &self.forward, &SENDER, room, gathered);
+            let mut batch = Batch::new(stage, room, gathered);
+            self.senders.begin(Instant::now());
             let (mut bytes, mut taken) = (0, 0);
             let received = loop {
                 if taken + self.max_frame > self.room_bytes() {
                     break Ok(false);
                 }
                 match recv(buffer) {
-                    Ok(length) => {
+                    Ok((length, whom)) => {
                         bytes += length;
                         taken += length + DATAGRAM_BYTES;
-                        batch.take(self.frame(buffer, length), false);
+                        let frame = self.frame(buffer, length);
+                        let forward = match whom {
+                            Whom::Process(pid) => self.senders.of(pid),
+                            Whom::Unknown | Whom::Remote(_) => self.senders.plain(),
+                        };
+                        batch.take(frame, false, Sender::new(forward, &whom));
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(true),
                     Err(error) => break Err(error),
@@ -241,7 +170,7 @@ impl Datagrams {
     }
 
     /// Receives what had come when it was called.
-    async fn drain(&self, queue: &Queue, stage: &Stage, room: &mut Room<'_>) {
+    async fn drain(&mut self, queue: &Queue, stage: &Stage, room: &mut Room<'_>) {
         let mut most = queue.most_bytes();
         let deadline = Instant::now() + DRAIN_LIMIT;
         loop {
@@ -268,7 +197,7 @@ impl Datagrams {
             let (mut bytes, mut taken) = (0, 0);
             while taken < most {
                 match queue.recv(buffer) {
-                    Ok(length) => {
+                    Ok((length, _)) => {
                         bytes += length;
                         taken += length + DATAGRAM_BYTES;
                     }
@@ -290,6 +219,26 @@ impl Datagrams {
     }
 }
 
+/// Leaves the socket, and what is queued in it, to the process that takes our place.
+fn leave_socket(
+    socket: Socket,
+    file: Option<SocketFile>,
+    stage: &Stage,
+) -> Option<handover::Listener> {
+    match socket.into_descriptor() {
+        Ok(socket) => Some(handover::Listener {
+            address: stage.listener.clone(),
+            socket,
+            file: file.map(SocketFile::leave),
+            connections: Vec::new(),
+        }),
+        Err(error) => {
+            tracing::error!(listener = %stage.listener, %error, "the socket cannot be left");
+            None
+        }
+    }
+}
+
 async fn rest(stage: &Stage, error: &io::Error) {
     if let Some(suppressed) = stage.log.permit() {
         tracing::warn!(listener = %stage.listener, %error, suppressed, "cannot receive, trying again");
@@ -299,14 +248,18 @@ async fn rest(stage: &Stage, error: &io::Error) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
+    use crate::config::OriginChoice;
+    use crate::forward::Forward;
     use crate::listen::{LOG_LINES, LOG_WINDOW};
     use crate::log_limit::LogLimit;
 
     fn datagrams() -> Datagrams {
         Datagrams {
             max_frame: 8 << 10,
-            forward: Forward::default(),
+            senders: Senders::new(Forward::default(), OriginChoice::None),
             kernel_drops: 0,
         }
     }
@@ -331,7 +284,7 @@ mod tests {
             if received > READ_BYTES {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            Ok(0)
+            Ok((0, Whom::Unknown))
         });
         assert_eq!(received * DATAGRAM_BYTES, burst.unwrap().taken);
         assert_eq!(stage.counters.frames.get(), received as u64);
@@ -339,9 +292,9 @@ mod tests {
 
     #[test]
     fn empty_datagrams_without_end_do_not_hold_up_the_end() {
-        let socket = std_net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
-        let sender = std_net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         for _ in 0..10 {
             sender.send_to(&[], socket.local_addr().unwrap()).unwrap();
         }
@@ -352,28 +305,5 @@ mod tests {
             left += 1;
         }
         assert_eq!(left, 6);
-    }
-
-    const TABLE: &str = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
-  382: 0100007F:1FBD 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 00000000a1b2c3d4 17
-  541: 00000000:0044 00000000:0000 07 00000000:00000000 00:00000000 00000000   101        0 815 2 00000000deadbeef 0
-";
-
-    #[test]
-    fn the_kernels_drops_are_found_by_inode() {
-        assert_eq!(drops_of(TABLE, 4711), Some(17));
-        assert_eq!(drops_of(TABLE, 815), Some(0));
-        assert_eq!(drops_of(TABLE, 1), None);
-        assert_eq!(drops_of("", 1), None);
-    }
-
-    #[tokio::test]
-    async fn a_bound_socket_is_in_the_kernels_table() {
-        for address in ["127.0.0.1:0", "[::1]:0"] {
-            let Ok(socket) = UdpSocket::bind(address).await else {
-                continue;
-            };
-            assert_eq!(Socket::Udp(socket).kernel_drops(), Some(0), "{address}");
-        }
     }
 }

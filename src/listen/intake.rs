@@ -116,11 +116,24 @@ impl Tally {
     }
 }
 
-/// The lines of one read on their way.
+/// Whose lines are taken.
+#[derive(Clone, Copy)]
+pub(super) struct Sender<'a> {
+    /// What is done with them.
+    forward: &'a Forward,
+    /// What the log calls it.
+    peer: &'a dyn fmt::Display,
+}
+
+impl<'a> Sender<'a> {
+    pub(super) fn new(forward: &'a Forward, peer: &'a dyn fmt::Display) -> Self {
+        Self { forward, peer }
+    }
+}
+
+/// The lines of one read on their way, of one sender or of several.
 pub(super) struct Batch<'a, 'f> {
     stage: &'a Stage,
-    forward: &'a Forward,
-    peer: &'a dyn fmt::Display,
     /// None where lines are given up.
     room: Option<&'a mut Room<'f>>,
     gathered: &'a mut Vec<u8>,
@@ -131,16 +144,12 @@ pub(super) struct Batch<'a, 'f> {
 impl<'a, 'f> Batch<'a, 'f> {
     pub(super) fn new(
         stage: &'a Stage,
-        forward: &'a Forward,
-        peer: &'a dyn fmt::Display,
         room: Option<&'a mut Room<'f>>,
         gathered: &'a mut Vec<u8>,
     ) -> Self {
         gathered.clear();
         Self {
             stage,
-            forward,
-            peer,
             room,
             gathered,
             gathered_lines: 0,
@@ -149,57 +158,62 @@ impl<'a, 'f> Batch<'a, 'f> {
     }
 
     /// Takes one step of a framer. Unframed lines are counted as a frame each.
-    pub(super) fn take(&mut self, cut: Cut<&[u8]>, is_unframed: bool) {
+    pub(super) fn take(&mut self, cut: Cut<&[u8]>, is_unframed: bool, from: Sender<'_>) {
         match cut {
             Cut::Body(body) => {
                 let before = self.tally.all_lines();
-                self.take_body(body);
+                self.take_body(body, from);
                 self.tally.frames += if is_unframed {
                     self.tally.all_lines() - before
                 } else {
                     1
                 };
             }
-            Cut::Oversized => self.drop_frame(FrameDrop::Oversized, "longer than max_frame"),
-            Cut::Truncated => self.drop_frame(FrameDrop::Truncated, "the stream ended inside it"),
+            Cut::Oversized => {
+                let error = "longer than max_frame";
+                self.stage
+                    .drop_frame(FrameDrop::Oversized, from.peer, &error);
+            }
+            Cut::Truncated => {
+                let error = "the stream ended inside it";
+                self.stage
+                    .drop_frame(FrameDrop::Truncated, from.peer, &error);
+            }
         }
     }
 
-    fn drop_frame(&self, reason: FrameDrop, error: &str) {
-        self.stage.drop_frame(reason, self.peer, &error);
-    }
-
-    fn take_body(&mut self, body: &[u8]) {
-        let filter = self.forward.filter();
+    fn take_body(&mut self, body: &[u8], from: Sender<'_>) {
+        let forward = from.forward;
+        let filter = forward.filter();
         let takes_all = filter.takes_all();
         check_lines(body, |run| match run {
-            Run::Lines(lines, count) if takes_all => self.pass(lines, count),
+            Run::Lines(lines, count) if takes_all => self.pass(lines, count, forward),
             Run::Lines(lines, _) => {
-                let left_out = filter.runs(lines, |lines, count| self.pass(lines, count));
+                let left_out = filter.runs(lines, |lines, count| self.pass(lines, count, forward));
                 self.tally.filtered += left_out;
             }
             Run::Bare(line) if filter.takes(line) => {
                 self.tally.lines += 1;
                 if self.room.is_some() {
-                    self.rewrite(line);
+                    self.rewrite(line, forward);
                 }
             }
             Run::Bare(_) => self.tally.filtered += 1,
-            Run::Bad(line, reason) => self.drop_line(line, reason),
+            Run::Bad(line, reason) => self.drop_line(line, reason, from.peer),
         });
     }
 
     /// Takes lines, each with its newline, that passed the check and the filter.
-    fn pass(&mut self, lines: &[u8], count: u64) {
+    fn pass(&mut self, lines: &[u8], count: u64, forward: &Forward) {
         self.tally.lines += count;
         if self.room.is_none() {
             // Nobody gets them.
-        } else if self.forward.is_identity() {
+        } else if forward.is_identity() {
             self.hand_on(lines, count);
         } else {
             let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
             for line in lines.split(|&byte| byte == b'\n') {
-                self.rewrite(line);
+                self.rewrite(line, forward);
             }
         }
     }
@@ -217,8 +231,8 @@ impl<'a, 'f> Batch<'a, 'f> {
         }
     }
 
-    fn rewrite(&mut self, line: &[u8]) {
-        self.forward.write(line, self.gathered);
+    fn rewrite(&mut self, line: &[u8], forward: &Forward) {
+        forward.write(line, self.gathered);
         self.gathered_lines += 1;
         self.flush_if_full();
     }
@@ -239,7 +253,7 @@ impl<'a, 'f> Batch<'a, 'f> {
         }
     }
 
-    fn drop_line(&mut self, line: &[u8], reason: Malformed) {
+    fn drop_line(&mut self, line: &[u8], reason: Malformed, peer: &dyn fmt::Display) {
         self.stage.counters.dropped.add(reason, 1);
         self.tally.bad_lines += 1;
         // One per read may ask for the time.
@@ -249,7 +263,7 @@ impl<'a, 'f> Batch<'a, 'f> {
         if let Some(suppressed) = self.stage.log.permit() {
             let shown = line.get(..SHOWN_BYTES).unwrap_or(line).escape_ascii();
             tracing::warn!(
-                listener = %self.stage.listener, peer = %self.peer, reason = reason.as_str(),
+                listener = %self.stage.listener, %peer, reason = reason.as_str(),
                 line = %shown, suppressed, "bad line dropped"
             );
         }

@@ -1,44 +1,29 @@
 //! Binding: a socket file with its mode and owner from the first moment on, and
 //! nobody else's taken away.
 
+mod file;
+
 use std::fs::{self, Permissions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, lchown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixDatagram, UnixListener, UnixSocket};
 
+pub(crate) use self::file::SocketFile;
 use super::ListenError;
-use crate::address::{Address, FileId, HostPort};
+use super::datagram::Tells;
+use crate::address::{Address, HostPort};
 use crate::config::{FileMode, Owner};
 
 /// Connections that may wait to be accepted; the system takes less if
 /// `net.core.somaxconn` is less.
 const ACCEPT_QUEUE: u32 = 1024;
-
-/// The name of a socket in the file system, taken away when this is dropped if it
-/// is still ours.
-#[derive(Debug)]
-pub(crate) struct SocketFile {
-    path: PathBuf,
-    identity: FileId,
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let Ok(there) = FileId::of(&self.path) else {
-            return;
-        };
-        if there != self.identity {
-            tracing::warn!(path = %self.path.display(), "the socket file is not ours any more: left alone");
-        } else if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "the socket file stays behind");
-        }
-    }
-}
 
 /// A name to be given to a socket.
 #[derive(Clone, Copy, Debug)]
@@ -53,93 +38,184 @@ pub(crate) struct Place<'a> {
     pub(crate) mode: FileMode,
 }
 
-/// Binds a unix stream socket.
+/// Binds a unix stream socket. Must be called within a runtime.
 pub(crate) fn unix_stream(place: Place<'_>) -> Result<(UnixListener, SocketFile), ListenError> {
-    let errors = Errors(place.address);
-    let socket = UnixSocket::new_stream().map_err(errors.while_doing("open a socket"))?;
-    let file = bind(&socket, place, SocketType::STREAM)?;
-    let listener = socket
-        .listen(ACCEPT_QUEUE)
-        .map_err(errors.while_doing("listen"))?;
-    Ok((listener, file))
+    let socket = UnixSocket::new_stream();
+    place.give_to(socket, SocketType::STREAM, |socket| {
+        socket.listen(ACCEPT_QUEUE)
+    })
 }
 
-/// Binds a unix datagram socket.
-pub(super) fn unix_datagram(place: Place<'_>) -> Result<(UnixDatagram, SocketFile), ListenError> {
+/// Binds a unix datagram socket, which tells the processes that send by it where it can.
+pub(super) fn unix_datagram(
+    place: Place<'_>,
+) -> Result<(UnixDatagram, Tells, SocketFile), ListenError> {
     let errors = Errors(place.address);
     let socket = UnixSocket::new_datagram().map_err(errors.while_doing("open a socket"))?;
-    let file = bind(&socket, place, SocketType::DGRAM)?;
-    let socket = socket.datagram().map_err(errors.while_doing("listen"))?;
-    Ok((socket, file))
+    let tells = if sees_every_process() {
+        // Before anybody can send: what was sent before would tell of no process.
+        sockopt::set_socket_passcred(&socket, true)
+            .map_err(|error| errors.of(error.into(), "ask for the senders' processes"))?;
+        Tells::Process
+    } else {
+        Tells::Nothing
+    };
+    let (socket, file) = place.give_to(Ok(socket), SocketType::DGRAM, UnixSocket::datagram)?;
+    Ok((socket, tells, file))
 }
 
-/// Gives a socket its name, owner and mode.
-fn bind(
-    socket: &UnixSocket,
-    place: Place<'_>,
-    kind: SocketType,
-) -> Result<SocketFile, ListenError> {
-    let Place { address, path, .. } = place;
-    let errors = Errors(address);
-    let (user, group) = ids(place.owner).map_err(|reason| ListenError::Owner {
-        address: address.clone(),
-        reason,
-    })?;
-    clear_way(path, kind, address)?;
-    // The file gets the mode of the socket that is bound (unix(7)): no one comes
-    // in before it has its owner. A umask would be the whole process's.
-    rustix::fs::fchmod(socket, Mode::empty())
-        .map_err(|error| errors.of(error.into(), "restrict the socket"))?;
-    socket.bind(path).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => ListenError::InUse(address.clone()),
-        _ => errors.of(error, "create the socket file"),
-    })?;
-    let file = SocketFile {
-        path: path.to_owned(),
-        identity: FileId::of(path).map_err(errors.while_doing("look at the socket file"))?,
-    };
-    if user.is_some() || group.is_some() {
-        lchown(path, user, group).map_err(errors.while_doing("change its owner"))?;
+/// Whether a unix datagram socket tells processes that another process of ours made, or
+/// somebody else. Of the latter's, datagrams may wait that were sent before it was asked to.
+pub(super) fn tells(socket: impl AsFd, is_ours: bool) -> Tells {
+    let does = is_ours && sees_every_process();
+    if does && sockopt::socket_passcred(socket).unwrap_or(false) {
+        Tells::Process
+    } else {
+        Tells::Nothing
     }
-    fs::set_permissions(path, Permissions::from_mode(place.mode.0))
-        .map_err(errors.while_doing("change its mode"))?;
-    Ok(file)
 }
 
-/// Removes a socket file that nobody listens on any more.
-fn clear_way(path: &Path, kind: SocketType, address: &Address) -> Result<(), ListenError> {
-    let errors = Errors(address);
-    let found = match fs::symlink_metadata(path) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let directory = path.parent().unwrap_or_else(|| Path::new("/"));
-            return match fs::metadata(directory) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    Err(ListenError::NoDirectory {
-                        address: address.clone(),
-                        directory: directory.to_owned(),
-                    })
-                }
-                _ => Ok(()),
-            };
+/// The pid namespace of the system itself, which all others are in (`PROC_PID_INIT_INO`
+/// in `linux/proc_ns.h`).
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Whether every process has a number here. In another pid namespace, those outside of it
+/// have 0, which rustix's type for it does not admit.
+fn sees_every_process() -> bool {
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|path| path == Path::new(FIRST_PID_NAMESPACE))
+}
+
+/// What stands at a path, where it may be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// A socket that nobody listens on any more.
+    Stale,
+}
+
+impl Place<'_> {
+    /// Gives a socket its name, owner and mode. Whoever finds the file finds one that is
+    /// listened on: a new one can be entered only then, a stale one is replaced in one step
+    /// by then.
+    fn give_to<T>(
+        self,
+        socket: io::Result<UnixSocket>,
+        kind: SocketType,
+        listen: impl FnOnce(UnixSocket) -> io::Result<T>,
+    ) -> Result<(T, SocketFile), ListenError> {
+        let errors = Errors(self.address);
+        let socket = socket.map_err(errors.while_doing("open a socket"))?;
+        let owner = ids(self.owner).map_err(|reason| ListenError::Owner {
+            address: self.address.clone(),
+            reason,
+        })?;
+        let found = self.look(self.path, kind)?;
+        // The file gets the mode of the socket that is bound (unix(7)): no one comes
+        // in before it has its owner. A umask would be the whole process's.
+        rustix::fs::fchmod(&socket, Mode::empty())
+            .map_err(|error| errors.of(error.into(), "restrict the socket"))?;
+        let mut file = match found {
+            Found::Nothing => self.bind(&socket, self.path)?,
+            Found::Stale => self.bind_beside(&socket)?,
+        };
+        let listener = listen(socket).map_err(errors.while_doing("listen"))?;
+        if owner != (None, None) {
+            lchown(file.path(), owner.0, owner.1)
+                .map_err(errors.while_doing("change its owner"))?;
         }
-        Err(error) => return Err(errors.of(error, "look at the path")),
-    };
-    if !found.file_type().is_socket() {
-        return Err(ListenError::NotASocket {
-            address: address.clone(),
-            path: path.to_owned(),
-        });
+        fs::set_permissions(file.path(), Permissions::from_mode(self.mode.0))
+            .map_err(errors.while_doing("change its mode"))?;
+        if file.path() != self.path {
+            self.replace(&mut file, kind)?;
+        }
+        if found == Found::Stale {
+            tracing::info!(path = %self.path.display(), "nobody listened on the socket file: replaced");
+        }
+        Ok((listener, file.watched()))
     }
-    match probe(path, kind) {
-        Err(Errno::CONNREFUSED) => {
-            tracing::info!(path = %path.display(), "nobody listens on the socket file: replaced");
-            fs::remove_file(path).map_err(errors.while_doing("remove the stale socket file"))
+
+    /// What stands at `path`: the place itself, or where that was put aside.
+    fn look(self, path: &Path, kind: SocketType) -> Result<Found, ListenError> {
+        let errors = Errors(self.address);
+        let found = match fs::symlink_metadata(path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let directory = path.parent().unwrap_or_else(|| Path::new("/"));
+                return match fs::metadata(directory) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        Err(ListenError::NoDirectory {
+                            address: self.address.clone(),
+                            directory: directory.to_owned(),
+                        })
+                    }
+                    _ => Ok(Found::Nothing),
+                };
+            }
+            Err(error) => return Err(errors.of(error, "look at the path")),
+        };
+        if !found.file_type().is_socket() {
+            return Err(ListenError::NotASocket {
+                address: self.address.clone(),
+                path: self.path.to_owned(),
+            });
         }
-        Err(Errno::NOENT) => Ok(()),
-        // A live one: it answers, is too busy to, or is of the other type.
-        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(ListenError::InUse(address.clone())),
-        Err(error) => Err(errors.of(error.into(), "find out whether the socket file is in use")),
+        match probe(path, kind) {
+            Err(Errno::CONNREFUSED) => Ok(Found::Stale),
+            Err(Errno::NOENT) => Ok(Found::Nothing),
+            // A live one: it answers, is too busy to, or is of the other type.
+            Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => {
+                Err(ListenError::InUse(self.address.clone()))
+            }
+            Err(error) => {
+                Err(errors.of(error.into(), "find out whether the socket file is in use"))
+            }
+        }
+    }
+
+    fn bind(self, socket: &UnixSocket, path: &Path) -> Result<SocketFile, ListenError> {
+        let errors = Errors(self.address);
+        socket
+            .bind(path)
+            .map_err(errors.while_doing("create the socket file"))?;
+        SocketFile::of(path).map_err(errors.while_doing("look at the socket file"))
+    }
+
+    /// Binds to a name of the same directory that nobody knows. Where there can be none, as
+    /// the path is too long or the file system full, takes the stale file away instead.
+    fn bind_beside(self, socket: &UnixSocket) -> Result<SocketFile, ListenError> {
+        let number = RandomState::new().build_hasher().finish() % 0x1_0000_0000;
+        let mut beside = self.path.as_os_str().to_owned();
+        beside.push(format!(".{number:08x}"));
+        if let Ok(file) = self.bind(socket, Path::new(&beside)) {
+            return Ok(file);
+        }
+        fs::remove_file(self.path)
+            .map_err(Errors(self.address).while_doing("remove the stale socket file"))?;
+        self.bind(socket, self.path)
+    }
+
+    /// Puts `file` where a stale one stands. Who connects meanwhile finds the one or the other.
+    fn replace(self, file: &mut SocketFile, kind: SocketType) -> Result<(), ListenError> {
+        let errors = Errors(self.address);
+        let Ok(aside) = file.exchange(self.path.to_owned()) else {
+            // The file system can't, or somebody has taken the stale one away.
+            self.look(self.path, kind)?;
+            return file
+                .rename(self.path)
+                .map_err(errors.while_doing("replace the stale socket file"));
+        };
+        match self.look(&aside, kind) {
+            Ok(Found::Nothing) => Ok(()),
+            Ok(Found::Stale) => {
+                fs::remove_file(&aside).map_err(errors.while_doing("remove the stale socket file"))
+            }
+            Err(error) => {
+                // Somebody came in between: the place is theirs.
+                file.exchange(aside)
+                    .map_err(errors.while_doing("give the socket file back"))?;
+                Err(error)
+            }
+        }
     }
 }
 

@@ -5,8 +5,10 @@ use std::future::poll_fn;
 use std::io;
 use std::iter;
 use std::net::{self as std_net, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net as std_unix;
 use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use rustix::net::Shutdown;
@@ -65,6 +67,37 @@ impl Acceptor {
         queue
             .into_iter()
             .flat_map(|queue| iter::from_fn(move || queue.accept().ok()))
+    }
+
+    /// The socket itself, which goes on listening.
+    ///
+    /// # Errors
+    /// When the runtime does not let go of it.
+    pub(super) fn into_descriptor(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Unix(listener) => listener.into_std().map(OwnedFd::from),
+            Self::Tcp(listener) => listener.into_std().map(OwnedFd::from),
+        }
+    }
+
+    /// A connection that another process accepted from it.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(super) fn adopt(&self, socket: OwnedFd) -> io::Result<Accepted> {
+        match self {
+            Self::Unix(_) => {
+                let stream = std_unix::UnixStream::from(socket);
+                stream.set_nonblocking(true)?;
+                UnixStream::from_std(stream).map(Accepted::Unix)
+            }
+            Self::Tcp(_) => {
+                let stream = std_net::TcpStream::from(socket);
+                stream.set_nonblocking(true)?;
+                let remote = stream.peer_addr()?;
+                Ok(Accepted::Tcp(TcpStream::from_std(stream)?, remote))
+            }
+        }
     }
 
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
@@ -131,11 +164,11 @@ impl Accepted {
         match self {
             Self::Unix(stream) => {
                 let (read, write) = stream.into_split();
-                (Reader::Unix(read), Handle::Unix(write))
+                (Reader::Unix(read), Handle::unix(write))
             }
             Self::Tcp(stream, _) => {
                 let (read, write) = stream.into_split();
-                (Reader::Tcp(read), Handle::Tcp(write))
+                (Reader::Tcp(read), Handle::tcp(write))
             }
         }
     }
@@ -168,6 +201,18 @@ impl Reader {
         .await
     }
 
+    /// The socket once more, which stays open when this one goes.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Unix(half) => rustix::io::fcntl_dupfd_cloexec(half.as_ref(), 0),
+            Self::Tcp(half) => rustix::io::fcntl_dupfd_cloexec(half.as_ref(), 0),
+        }
+        .map_err(io::Error::from)
+    }
+
     /// Reads once. Unlike `try_read` it takes a read that does not fill the
     /// buffer as the last for now, which spares the one that says so.
     pub(super) fn poll_read(
@@ -184,19 +229,42 @@ impl Reader {
 
 /// What the listener ends a connection by. Nothing is ever written.
 #[derive(Debug)]
-pub(super) enum Handle {
+pub(super) struct Handle(Mutex<Option<Half>>);
+
+/// The half that writes shuts its direction down when it goes.
+#[derive(Debug)]
+enum Half {
     Unix(unix::OwnedWriteHalf),
     Tcp(tcp::OwnedWriteHalf),
 }
 
+impl AsFd for Half {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(half) => half.as_ref().as_fd(),
+            Self::Tcp(half) => half.as_ref().as_fd(),
+        }
+    }
+}
+
 impl Handle {
+    fn unix(half: unix::OwnedWriteHalf) -> Self {
+        Self(Mutex::new(Some(Half::Unix(half))))
+    }
+
+    fn tcp(half: tcp::OwnedWriteHalf) -> Self {
+        Self(Mutex::new(Some(Half::Tcp(half))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Half>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends one direction; what is queued already can still be read.
     pub(super) fn shutdown(&self, how: Shutdown) {
-        let done = match self {
-            Self::Unix(half) => rustix::net::shutdown(half.as_ref(), how),
-            Self::Tcp(half) => rustix::net::shutdown(half.as_ref(), how),
-        };
-        if let Err(error) = done {
+        if let Some(half) = &*self.lock()
+            && let Err(error) = rustix::net::shutdown(half, how)
+        {
             // The peer was first.
             tracing::debug!(%error, "shutdown");
         }
@@ -204,10 +272,17 @@ impl Handle {
 
     /// Bytes that have come and are not read.
     pub(super) fn unread_bytes(&self) -> u64 {
-        match self {
-            Self::Unix(half) => rustix::io::ioctl_fionread(half.as_ref()),
-            Self::Tcp(half) => rustix::io::ioctl_fionread(half.as_ref()),
+        let half = self.lock();
+        let unread = half.as_ref().map(rustix::io::ioctl_fionread);
+        unread.and_then(Result::ok).unwrap_or(0)
+    }
+
+    /// Lets go of the connection without ending it.
+    pub(super) fn forget(&self) {
+        match self.lock().take() {
+            Some(Half::Unix(half)) => half.forget(),
+            Some(Half::Tcp(half)) => half.forget(),
+            None => {}
         }
-        .unwrap_or(0)
     }
 }

@@ -4,6 +4,8 @@
 //! read costs no clock and no timer.
 
 use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -14,6 +16,7 @@ use tokio::time::Instant;
 
 use super::stream::{Handle, Peer};
 use crate::frame::Framer;
+use crate::handover::{self, Cut, Past};
 use crate::telemetry::{Closing, Counter, FrameDrop, ListenerCounters};
 
 /// The open connections.
@@ -21,6 +24,8 @@ use crate::telemetry::{Closing, Counter, FrameDrop, ListenerCounters};
 pub struct Tracker {
     open: Mutex<HashMap<u64, Tracked>>,
     last_id: AtomicU64,
+    /// Connections for the process that takes our place, while they are left to it.
+    left: Mutex<Option<Vec<handover::Connection>>>,
 }
 
 #[derive(Debug)]
@@ -95,22 +100,33 @@ impl Tracker {
         self.lock().get(&id).map(|tracked| tracked.client(now))
     }
 
-    /// Takes a new one in.
+    /// Takes one in: a new one, or one with a past.
     pub(super) fn open(
         self: &Arc<Self>,
         peer: Peer,
         handle: Handle,
+        past: Option<Past>,
         counters: &Arc<ListenerCounters>,
     ) -> Open {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        if past.is_none() {
+            counters.accepted.add(1);
+        }
+        let past = past.unwrap_or_else(|| Past {
+            since: SystemTime::now(),
+            frames: 0,
+            lines: 0,
+            bytes: 0,
+            bad_lines: 0,
+        });
         let connection = Arc::new(Connection {
             id,
             peer,
-            since: SystemTime::now(),
-            frames: Counter::default(),
-            lines: Counter::default(),
-            bytes: Counter::default(),
-            bad_lines: Counter::default(),
+            since: past.since,
+            frames: Counter::from(past.frames),
+            lines: Counter::from(past.lines),
+            bytes: Counter::from(past.bytes),
+            bad_lines: Counter::from(past.bad_lines),
             holds_frame: AtomicBool::new(false),
             is_inside_frame: AtomicBool::new(false),
             frames_ended: AtomicU64::new(0),
@@ -124,14 +140,32 @@ impl Tracker {
             watch: Watch::new(),
         };
         self.lock().insert(id, tracked);
-        counters.accepted.add(1);
         counters.connections.up();
         Open {
             tracker: Arc::clone(self),
             counters: Arc::clone(counters),
             connection,
-            closing: Closing::Shutdown,
+            ending: Ending::Dropped,
         }
+    }
+
+    /// Lets every task go where it stands: each leaves its connection.
+    pub(super) fn leave(&self) {
+        self.lock_left().get_or_insert_default();
+        for Tracked { connection, .. } in self.lock().values() {
+            if let Some(task) = connection.task.get() {
+                task.abort();
+            }
+        }
+    }
+
+    /// What was left, once every task has gone.
+    pub(super) fn take_left(&self) -> Vec<handover::Connection> {
+        self.lock_left().take().unwrap_or_default()
+    }
+
+    fn lock_left(&self) -> MutexGuard<'_, Option<Vec<handover::Connection>>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes those that are overdue.
@@ -229,6 +263,16 @@ impl Connection {
         self.verdict.get().copied()
     }
 
+    fn past(&self) -> Past {
+        Past {
+            since: self.since,
+            frames: self.frames.get(),
+            lines: self.lines.get(),
+            bytes: self.bytes.get(),
+            bad_lines: self.bad_lines.get(),
+        }
+    }
+
     pub(super) fn set_task(&self, task: AbortHandle) {
         self.task.get_or_init(|| task);
     }
@@ -252,19 +296,63 @@ pub(super) struct Open {
     tracker: Arc<Tracker>,
     counters: Arc<ListenerCounters>,
     pub(super) connection: Arc<Connection>,
-    /// Why it ended, unless we said so. A task that is dropped sets nothing.
-    pub(super) closing: Closing,
+    pub(super) ending: Ending,
+}
+
+/// How a connection's task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It was dropped where it stood.
+    Dropped,
+    /// It closed the connection, unless we said otherwise for this reason.
+    Closed(Closing),
+    /// It left the connection to another process.
+    Left,
+}
+
+impl Open {
+    /// Leaves the connection to the process that takes our place, if connections are left and
+    /// this one is not over.
+    pub(super) fn leave(&mut self, of: impl FnOnce() -> io::Result<(OwnedFd, Vec<u8>, Cut)>) {
+        if self.ending != Ending::Dropped || self.connection.verdict().is_some() {
+            return;
+        }
+        let mut left = self.tracker.lock_left();
+        let Some(left) = &mut *left else {
+            return;
+        };
+        match of() {
+            Ok((socket, held, cut)) => {
+                left.push(handover::Connection {
+                    socket,
+                    held,
+                    cut,
+                    past: self.connection.past(),
+                });
+                self.connection.handle.forget();
+                self.ending = Ending::Left;
+            }
+            Err(error) => {
+                tracing::warn!(peer = %self.connection.peer, %error, "cannot leave a connection");
+            }
+        }
+    }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.tracker.lock().remove(&self.connection.id);
+        self.counters.connections.down();
+        let closing = match self.ending {
+            Ending::Left => return,
+            Ending::Dropped => Closing::Shutdown,
+            Ending::Closed(closing) => closing,
+        };
         if self.connection.holds_frame.load(Ordering::Relaxed) {
             self.counters.frames_dropped.add(FrameDrop::Truncated, 1);
         }
-        let reason = self.connection.verdict().unwrap_or(self.closing);
+        let reason = self.connection.verdict().unwrap_or(closing);
         self.counters.closed.add(reason, 1);
-        self.counters.connections.down();
         tracing::debug!(peer = %self.connection.peer, reason = ?reason, "connection closed");
     }
 }

@@ -32,8 +32,9 @@ impl From<Changed> for Served {
 }
 
 impl Output {
-    /// Sends all there is. Returns why the rest is given up, if it is.
-    pub(super) async fn deliver(&mut self) -> Option<LineDrop> {
+    /// Sends all there is, by one connection after the other. Returns why the rest is given
+    /// up, if it is.
+    pub(super) async fn deliver(&mut self, connection: &mut Option<Transport>) -> Option<LineDrop> {
         loop {
             let address = self.address.clone();
             let own = Arc::clone(&self.own);
@@ -41,8 +42,15 @@ impl Output {
             let connected = health.within(STUCK, Transport::connect(&address, &own));
             match self.meanwhile(connected).await? {
                 Ok(transport) => {
+                    let transport = if self.is_refused {
+                        transport.on_trial()
+                    } else {
+                        transport
+                    };
                     let since = Instant::now();
-                    match self.serve(transport).await {
+                    let served = self.serve(connection.insert(transport)).await;
+                    *connection = None;
+                    match served {
                         Served::Ended => return None,
                         Served::Gone => return Some(LineDrop::Closed),
                         // At most once a look, and there is somebody.
@@ -74,8 +82,8 @@ impl Output {
         self.is_refused = matches!(error, SendError::Refused(_));
         if !self.is_refused {
             self.counters.errors.add(OutputError::Send, 1);
-            self.health.is_away();
         }
+        self.health.is_away();
         self.outage.note(&self.address, error);
     }
 
@@ -103,14 +111,12 @@ impl Output {
     }
 
     /// Sends by one connection for as long as it lasts, and tells what its end may cost.
-    async fn serve(&mut self, transport: Transport) -> Served {
-        let mut transport = if self.is_refused {
-            transport.on_trial()
-        } else {
+    async fn serve(&mut self, transport: &mut Transport) -> Served {
+        if !self.is_refused {
             self.is_connected();
-            transport
-        };
-        let served = self.send_all(&mut transport).await;
+        }
+        let before = self.counters.sent.get();
+        let served = self.send_all(transport).await;
         if let Some(chunk) = &mut self.chunk {
             chunk.rewind();
         }
@@ -119,7 +125,12 @@ impl Output {
             Served::Replaced => None,
             _ => return served,
         };
-        self.counters.at_risk.add(transport.lines_at_risk(error));
+        let at_risk = transport.lines_at_risk(error);
+        self.counters.at_risk.add(at_risk);
+        if at_risk == 0 && self.counters.sent.get() > before {
+            // It read all that it was sent, and is but starting anew.
+            self.backoff.reset();
+        }
         served
     }
 
@@ -182,7 +193,8 @@ impl Output {
                 Err(SendError::TooLarge) => self.drop_payload(),
                 Err(SendError::Refused(error)) => {
                     self.counters.errors.add(OutputError::Refused, 1);
-                    self.health.is_refused();
+                    // It will be tried again, with what it holds.
+                    self.health.is_away();
                     match transport.next_address().await {
                         Ok(true) => {}
                         Ok(false) => return Served::Lost(SendError::Refused(error)),

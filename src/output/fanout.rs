@@ -224,6 +224,7 @@ impl Room<'_> {
                 continue;
             }
             for inlet in way.inlets() {
+                let bytes = inlet.share(bytes);
                 let mut room = inlet.try_reserve(bytes);
                 if room.is_none() && inlet.blocks() {
                     waited = true;
@@ -263,6 +264,7 @@ async fn reserve_in_turn<'a>(
         // Before the turn is looked at, so that no change is missed.
         changed.as_mut().enable();
         let inlet = way.at(turn.present())?;
+        let bytes = inlet.share(bytes);
         let room = inlet.try_reserve(bytes);
         if room.is_some() || !inlet.blocks() {
             return Some(Part { inlet, room });

@@ -10,10 +10,6 @@ use tokio::time::{Instant, sleep};
 /// An output that has been well for so long is not thought to fail again at once.
 pub const SETTLED: Duration = Duration::from_secs(10);
 
-/// How long an output whose datagram was refused is taken to be away: without
-/// lines nothing tells that it is back.
-const REFUSED: Duration = Duration::from_secs(1);
-
 /// The output is not connected, or stuck.
 const AWAY: u64 = u64::MAX;
 
@@ -65,11 +61,6 @@ impl Health {
         self.put(AWAY);
     }
 
-    /// Its host said that nobody listens.
-    pub fn is_refused(&self) {
-        self.put(self.age() + millis(REFUSED));
-    }
-
     /// Waits for `wanted`; if that takes longer than `limit`, it is away meanwhile.
     pub async fn within<T>(&self, limit: Duration, wanted: impl Future<Output = T>) -> T {
         tokio::pin!(wanted);
@@ -115,15 +106,6 @@ mod tests {
         health.is_well();
         advance(SETTLED / 2).await;
         assert!(health.well_for(SETTLED));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_refusal_passes() {
-        let health = Health::default();
-        health.is_refused();
-        assert!(!health.well_for(Duration::ZERO));
-        advance(REFUSED).await;
-        assert!(health.well_for(Duration::ZERO) && !health.well_for(SETTLED));
     }
 
     #[tokio::test(start_paused = true)]

@@ -131,6 +131,18 @@ impl Transport {
         }
     }
 
+    /// Ends the payload of a stream, or between newlines the line, of which a part went: the
+    /// receiver may take what it has of a line for one. The rate does not hold it up.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn finish(&mut self, chunk: &mut Chunk, counters: &OutputCounters) -> io::Result<()> {
+        match &mut self.socket {
+            Socket::Stream(stream) => stream.finish(chunk, counters).await,
+            Socket::Udp(_) | Socket::Unixgram(_) | Socket::Stdout => Ok(()),
+        }
+    }
+
     /// Waits until the receiver closes its end, where that shows; what it says is
     /// discarded.
     pub async fn closed(&mut self) -> io::Error {

@@ -92,4 +92,6 @@ pub struct ListenerCounters {
     pub abandoned_bytes: Counter,
     /// Datagrams that the kernel dropped for want of room in the socket.
     pub kernel_drops: Counter,
+    /// What may wait in the socket, bytes, with UDP.
+    pub receive_buffer_bytes: Gauge,
 }

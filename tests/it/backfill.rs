@@ -102,5 +102,9 @@ fn an_outages_points_have_their_own_times_and_add_up() {
     assert_eq!(counted, all);
     let times = |name: &str| points.keys().filter(|(of, _)| of == name).count();
     assert!(times("filled.count") >= 2, "{points:?}");
-    assert_eq!(times("filled.count"), times("filled.gauge"));
+    // A tick may begin between the two.
+    assert!(
+        times("filled.count").abs_diff(times("filled.gauge")) <= 1,
+        "{points:?}"
+    );
 }

@@ -4,6 +4,8 @@
 mod connections;
 mod frames;
 mod role;
+mod socket_file;
+mod start;
 
 use std::fs;
 use std::io::Write;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Resource, getrlimit, prlimit};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::support::admin::ask;
 use crate::support::clients::framed;
@@ -27,7 +30,8 @@ use crate::support::receiver::Receiver;
 /// A daemon with one unix stream listener, a receiver behind it, and a client that does as
 /// it should.
 struct Rig {
-    directory: tempfile::TempDir,
+    /// Shared with whoever looks at what is left at the end.
+    directory: Arc<TempDir>,
     receiver: Receiver,
     daemon: Program,
     neighbour: Neighbour,
@@ -37,7 +41,7 @@ impl Rig {
     /// With these further keys of the listener.
     #[track_caller]
     fn start(keys: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = Arc::new(tempfile::tempdir().unwrap());
         let receiver = Receiver::start("unixstream", &directory.path().join("out"));
         let socket = directory.path().join("in.socket");
         let mut daemon = daemon(

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use conntally::address::Address;
 use conntally::config::{self, LineSource, OnFull, OriginChoice};
-use conntally::listen::{Listener, Pressure, Tracker};
+use conntally::listen::{Ends, Listener, Pressure, Tracker};
 use conntally::output::Fanout;
 use conntally::output::payload::{Delimiter, Shape, count_lines};
 use conntally::output::queue::{Outlet, Settings, queue};
@@ -87,7 +87,11 @@ impl Rig {
         let address = listener.address().clone();
         let tracker = listener.tracker();
         let listener = listener.under(pressure);
-        let run = listener.run(Arc::new(fanout), Arc::clone(&counters), stop.clone());
+        let ends = Ends {
+            stop: stop.clone(),
+            ..Ends::default()
+        };
+        let run = listener.run(Arc::new(fanout), Arc::clone(&counters), ends);
         Self {
             directory,
             address,
@@ -96,7 +100,7 @@ impl Rig {
             tracker,
             outlet,
             stop,
-            task: tokio::spawn(run),
+            task: tokio::spawn(async { drop(run.await) }),
         }
     }
 

@@ -10,6 +10,7 @@ mod choice;
 mod course;
 mod details;
 mod ends;
+mod replaced;
 mod storm;
 
 use std::collections::BTreeMap;

@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::support::clients::framed;
 use crate::support::daemon::{Program, daemon};
 use crate::support::lines::{last, total};
+use crate::support::netns::eventually;
 use crate::support::receiver::Receiver;
 
 const LINES: usize = 20_000;
@@ -93,10 +94,14 @@ fn what_was_not_sent_at_a_stop_is_sent_after_the_next_start() {
     assert!(!directory.join("spool").exists());
     let ended = second.stop();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    let lines = receiver.lines();
-    assert_eq!(sum(&receiver), LINES);
-    assert!(lines.contains(&format!("spooled.gauge:{LINES}|g")));
-    assert!(lines.contains(&"_e{4,4}:some|text".to_owned()));
+    let last = [
+        format!("spooled.gauge:{LINES}|g"),
+        "_e{4,4}:some|text".to_owned(),
+    ];
+    eventually("all arrives", || {
+        let lines = receiver.lines();
+        sum(&receiver) == LINES && last.iter().all(|line| lines.contains(line))
+    });
     assert!(!directory.join("spool").exists(), "nothing was left");
 }
 
@@ -111,14 +116,10 @@ fn a_damaged_spool_is_put_aside_and_said_to_be() {
     )
     .unwrap();
     let mut daemon = relay(directory, &receiver.address, "");
-    assert!(
-        daemon.stderr.contains("is damaged"),
-        "{}",
-        daemon.stderr.text()
-    );
+    daemon.until("it is said", |daemon| daemon.stderr.contains("is damaged"));
     assert!(directory.join("spool.damaged").exists());
     send(directory, &mut daemon, &receiver.address);
     let ended = daemon.stop();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert_eq!(sum(&receiver), LINES);
+    eventually("all arrives", || sum(&receiver) == LINES);
 }

@@ -43,8 +43,8 @@ const PAYLOAD: u64 = 8 << 10;
 const UDP: &str = "rate = \"512KiB/s\"\nburst = \"4KiB\"";
 
 /// Datagrams that lie unread in a UDP receiver's socket at such a rate when it is killed,
-/// in the mean at most: those of ten milliseconds. Its buffer holds 93.
-const UDP_UNREAD: u64 = 4;
+/// in the mean at most. Its buffer holds some ninety.
+const UDP_UNREAD: u64 = 1;
 
 /// What may lie unread in a receiver's socket, lines.
 fn most_unread(scheme: &str) -> usize {
@@ -89,7 +89,7 @@ fn assert_equal(outcome: &Outcome) {
 fn outlives_kills(scheme: &str, output: &str) {
     let mut relay = Relay::start(scheme, output, frames(scheme, Way::Killed));
     for round in 0..KILLS {
-        relay.round(life(scheme, round, 20), Way::Killed);
+        relay.round(life(scheme, round, 25), Way::Killed);
     }
     relay.send();
     let Outcome {
@@ -117,9 +117,15 @@ fn outlives_kills(scheme: &str, output: &str) {
     }
     if scheme != "udp" {
         assert!(missing <= counted.at_risk, "{missing}, {counted:?}");
-        // The daemon's own bound is a close one.
-        let most = 2 * counted.connects * most_unread(scheme);
-        assert!(counted.at_risk <= most, "{counted:?}");
+        // The daemon goes by what its own socket holds, and the last write beyond that.
+        let most = match scheme {
+            "unixgram" => most_unread("unixstream"),
+            _ => most_unread(scheme),
+        };
+        assert!(
+            counted.at_risk <= 2 * counted.connects * most,
+            "{counted:?}"
+        );
         assert!(counted.connects > KILLS / 10, "{counted:?}");
     }
 }

@@ -10,5 +10,6 @@ pub(crate) mod lines;
 pub(crate) mod netns;
 pub(crate) mod proc;
 pub(crate) mod receiver;
+pub(crate) mod sender;
 pub(crate) mod tally;
 pub(crate) mod tools;

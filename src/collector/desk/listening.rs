@@ -8,6 +8,7 @@ use crate::collector::ending::Detail;
 use crate::collector::ledger::{Books, Hearing, Ledger};
 use crate::conntrack::{Drained as Batch, Events, Happening, Subscription};
 use crate::flow::nanoseconds_since_epoch;
+use crate::handover;
 use crate::report::Source;
 use crate::telemetry::{EventKind, Mode, Reason as _};
 
@@ -40,6 +41,25 @@ impl<D: Detail> Desk<D> {
                 warn!(%error, "no events can be had: connections that last less than a tick are not seen");
             }
         }
+    }
+
+    /// Goes on with events that wait for whoever takes another process's place. What ended
+    /// meanwhile is found and ended by them, before a dump has been made.
+    pub(in crate::collector) fn go_on(&mut self, left: Option<handover::Events>) {
+        if self.ledger.is_some() {
+            self.events = left.and_then(|left| Events::adopt(&self.config, left));
+        }
+        if self.events.is_some() {
+            // Before the first of them is placed.
+            self.count.refresh();
+        }
+    }
+
+    /// Leaves the events that wait.
+    pub(in crate::collector) fn leave(&mut self) -> Option<handover::Events> {
+        let left = self.events.take()?.leave(&self.config);
+        left.inspect_err(|error| warn!(%error, "the events that wait cannot be left"))
+            .ok()
     }
 
     /// Listens to nothing any more.

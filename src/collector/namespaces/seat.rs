@@ -13,6 +13,7 @@ use tracing::{error_span, info, warn};
 use crate::collector::{Answer, Collector, CollectorError, command};
 use crate::config::Config;
 use crate::flow::key::KeyHasher;
+use crate::handover;
 use crate::log_limit::LogLimit;
 use crate::netns::{Identity, Netns};
 use crate::report::{Snapshot, Source, TableSize, ZERO_FOR};
@@ -100,6 +101,21 @@ impl Seat {
             self.awaited = waits;
         } else {
             self.counters.skipped.add(1);
+        }
+    }
+
+    /// From now on, the answer that it gives is the last, of the daemon's own namespace.
+    pub(super) fn will_leave(&self) {
+        if let (None, Stage::Counting(collector)) = (&self.netns, &self.stage) {
+            collector.will_leave();
+        }
+    }
+
+    /// The events that wait for the daemon's own namespace.
+    pub(super) fn leave_events(self) -> Option<handover::Events> {
+        match (self.netns, self.stage) {
+            (None, Stage::Counting(collector)) => collector.leave(),
+            _ => None,
         }
     }
 
@@ -251,7 +267,7 @@ pub(super) fn enter(
             let (_, commands) = command::channel().map_err(CollectorError::Thread)?;
             let keys = KeyHasher::default();
             let collector =
-                Collector::start(&config, commands, keys, counters).map_err(|error| {
+                Collector::start(&config, commands, keys, counters, None).map_err(|error| {
                     CollectorError::Within {
                         netns: Arc::clone(netns.tag()),
                         source: Box::new(error),

@@ -40,6 +40,8 @@ fn seat(name: Option<&str>) -> (Seat, Thread) {
     let (requests, asked) = thread_channel::sync_channel(1);
     let (answer, answers) = mpsc::channel(1);
     let collector = Collector {
+        leaves: Arc::default(),
+        thread: None,
         requests,
         wake: Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()),
         answers,
@@ -197,8 +199,9 @@ async fn a_namespace_that_is_gone_is_asked_a_last_time_and_told_as_zero_for_two_
 async fn the_last_report_waits_for_all_and_only_so_long() {
     for (both, told) in [(true, vec![2, 3]), (false, vec![2])] {
         let (_directory, path) = file();
-        let (collectors, [own, blue]) = two(&path);
-        let last = tokio::spawn(collectors.last(Duration::from_secs(2)));
+        let (mut collectors, [own, blue]) = two(&path);
+        let last =
+            tokio::spawn(async move { collectors.last(Duration::from_secs(2), false).await });
         tokio::task::yield_now().await;
         own.answer(2);
         if both {
@@ -212,8 +215,8 @@ async fn the_last_report_waits_for_all_and_only_so_long() {
             .collect();
         assert_eq!(reports, [told]);
     }
-    let none = Collectors::of(Arc::new(Config::default()), Vec::new());
-    let reports = none.last(Duration::from_secs(2)).await;
+    let mut none = Collectors::of(Arc::new(Config::default()), Vec::new());
+    let reports = none.last(Duration::from_secs(2), false).await;
     assert_eq!((reports.len(), reports[0].len()), (1, 0));
 }
 
@@ -226,7 +229,7 @@ async fn a_late_answer_and_the_last_one_are_told_one_after_the_other() {
     thread.answer(1);
     assert_eq!(due(&mut collectors).await, Some(told(&[])));
     assert_eq!(due(&mut collectors).await, None);
-    let last = tokio::spawn(collectors.last(Duration::from_secs(2)));
+    let last = tokio::spawn(async move { collectors.last(Duration::from_secs(2), false).await });
     tokio::task::yield_now().await;
     thread.answer(2);
     assert_eq!(last.await.unwrap().len(), 2);

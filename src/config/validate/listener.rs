@@ -32,9 +32,15 @@ impl Config {
         let usual = Listener::default();
         for (index, listener) in self.listeners.iter().enumerate() {
             note(
-                listener.origin == OriginChoice::Tags,
+                listener.receive_buffer != usual.receive_buffer
+                    && !matches!(listener.address, Address::Udp(_)),
+                &format!("listener[{index}].receive_buffer"),
+                "has no effect: but for udp:// senders wait where there is no room",
+            );
+            note(
+                listener.origin == OriginChoice::Tags && listener.address.path().is_none(),
                 &format!("listener[{index}].origin"),
-                "\"tags\" acts as \"none\" in this version",
+                "has no effect: only unix sockets tell who sends",
             );
             note(
                 listener.rate != usual.rate && !has_connections(listener),

@@ -1,6 +1,6 @@
 //! How much of a chunk has gone, and what is left of it.
 
-use memchr::memrchr;
+use memchr::{memchr, memrchr};
 
 use super::{Chunk, Delimiter, Gone, Passed, count_lines};
 
@@ -17,6 +17,22 @@ impl Chunk {
         let payload = self.payloads.get(self.gone.payloads);
         let end = payload.map_or(self.wire.len(), |payload| payload.end);
         self.wire.get(self.gone.offset..end).unwrap_or_default()
+    }
+
+    /// What is missing of a payload, or between newlines of a line, of which a part went.
+    #[must_use]
+    pub fn unwritten_of_cut(&self) -> &[u8] {
+        if self.gone.offset == self.gone.whole {
+            return &[];
+        }
+        let payload = self.unwritten_payload();
+        match self.shape.delimiter {
+            Delimiter::Newline => {
+                let line = memchr(b'\n', payload).map_or(payload.len(), |newline| newline + 1);
+                payload.get(..line).unwrap_or_default()
+            }
+            _ => payload,
+        }
     }
 
     /// Notes that a stream took `bytes` more.

@@ -202,3 +202,29 @@ fn a_payload_may_be_larger_than_a_chunk_usually_is() {
     assert!(chunk.is_full());
     assert_eq!(chunk.lines(), 1);
 }
+
+#[test]
+fn of_what_is_cut_the_line_or_the_payload_is_missing() {
+    for (delimiter, written, missing) in [
+        (Delimiter::Newline, 0, &b""[..]),
+        (Delimiter::Newline, 6, b""),
+        (Delimiter::Newline, 7, b":2|c\n"),
+        (Delimiter::Newline, 14, b"1|c\n"),
+        (Delimiter::LengthPrefix, 16, b""),
+        (Delimiter::LengthPrefix, 3, b"\0a:1|c\nb:2|c\n"),
+        (Delimiter::LengthPrefix, 18, b"\0\0c:1|c\n"),
+    ] {
+        let mut chunk = Chunk::new(Shape {
+            limit: 12,
+            delimiter,
+        });
+        let mut lines = &b"a:1|c\nb:2|c\nc:1|c\n"[..];
+        chunk.append(&mut lines, &mut 3);
+        chunk.seal();
+        chunk.wrote(written);
+        assert_eq!(chunk.unwritten_of_cut(), missing, "{delimiter:?} {written}");
+        let rest = chunk.unwritten_of_cut().len();
+        chunk.wrote(rest);
+        assert_eq!(chunk.unwritten_of_cut(), b"");
+    }
+}

@@ -66,6 +66,13 @@ impl Inlet {
         self.shared.settings.shape.limit
     }
 
+    /// What one sender may reserve of these bytes, so that it has not to wait for a queue that
+    /// is wholly empty: what else it brings is taken on credit.
+    #[must_use]
+    pub fn share(&self, bytes: usize) -> usize {
+        bytes.min(self.shared.settings.capacity / 2)
+    }
+
     fn permits(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.min(self.shared.settings.capacity)).unwrap_or(u32::MAX)
     }

@@ -59,6 +59,29 @@ impl Stream {
         })
     }
 
+    /// Ends the payload or line of which a part went, as [`super::Transport::finish`] does.
+    pub(super) async fn finish(
+        &mut self,
+        chunk: &mut Chunk,
+        counters: &OutputCounters,
+    ) -> io::Result<()> {
+        loop {
+            let part = chunk.unwritten_of_cut();
+            if part.is_empty() {
+                return Ok(());
+            }
+            let bytes = self.write(part).await?;
+            count(counters, chunk.wrote(bytes));
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.socket {
+            Socket::Unix(stream) => stream.write(bytes).await,
+            Socket::Tcp(stream) => stream.write(bytes).await,
+        }
+    }
+
     /// Sends what is left of `chunk`, as [`super::Transport::send`] does.
     pub(super) async fn send(
         &mut self,
@@ -72,11 +95,7 @@ impl Stream {
             if let Some(error) = self.hung_up() {
                 return Err(SendError::Lost(error));
             }
-            let written = match &mut self.socket {
-                Socket::Unix(stream) => stream.write(part).await,
-                Socket::Tcp(stream) => stream.write(part).await,
-            };
-            match written {
+            match self.write(part).await {
                 Ok(0) => return Err(SendError::Lost(io::ErrorKind::WriteZero.into())),
                 Ok(bytes) => {
                     throttle.went(bytes);

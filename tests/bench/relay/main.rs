@@ -9,6 +9,8 @@
 //! ```text
 //! cargo bench --bench relay                         # every workload
 //! cargo bench --bench relay -- a b                  # some
+//! cargo bench --bench relay -- matrix --rounds 1    # 1 to 1,000 connections, to every sink
+//! cargo bench --bench relay -- a --full              # with tags, timeouts, own metrics
 //! cargo bench --bench relay -- a --messages 2000000 --rounds 3
 //! CONNTALLY_BINARY=/usr/bin/conntally cargo bench --bench relay   # another build
 //! ```
@@ -31,6 +33,7 @@ mod workload;
 use std::io;
 use std::process::ExitCode;
 
+use crate::round::Load;
 use crate::workload::Workload;
 
 /// What the command line asks for.
@@ -38,6 +41,7 @@ struct Request {
     chosen: Vec<String>,
     messages: Option<u64>,
     rounds: usize,
+    load: Load,
 }
 
 impl Request {
@@ -46,12 +50,14 @@ impl Request {
             chosen: Vec::new(),
             messages: None,
             rounds: 5,
+            load: Load::Plain,
         };
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 // What cargo adds by itself.
                 "--bench" => {}
+                "--full" => request.load = Load::Full,
                 "--messages" => request.messages = Some(number(arguments.next())?),
                 "--rounds" => {
                     request.rounds = usize::try_from(number(arguments.next())?)
@@ -79,7 +85,7 @@ fn keys() -> impl Iterator<Item = &'static str> {
     Workload::ALL
         .iter()
         .map(|workload| workload.key)
-        .chain(["memory"])
+        .chain(["memory", "matrix"])
 }
 
 fn known(key: &str) -> bool {
@@ -107,10 +113,23 @@ fn run() -> io::Result<()> {
     for workload in Workload::ALL {
         if request.wants(workload.key) {
             let messages = request.messages.unwrap_or(workload.messages);
-            table::row(
-                workload,
-                &round::compare(workload, messages, request.rounds)?,
-            );
+            let label = format!("{:<10} {}", workload.key, workload.title);
+            let rounds = request.rounds;
+            let connections = round::CONNECTIONS;
+            let results = round::compare(workload, request.load, connections, messages, rounds)?;
+            table::row(&label, workload, &results);
+        }
+    }
+    if request.chosen.iter().any(|chosen| chosen == "matrix") {
+        for workload in Workload::matrix() {
+            let messages = request.messages.unwrap_or(workload.messages);
+            for connections in workload::CONNECTIONS {
+                let (frames, sink) = (workload.frames, workload.sink);
+                let label = format!("{connections:>4} connections, {frames}, to {sink}");
+                let (load, rounds) = (request.load, request.rounds);
+                let results = round::compare(&workload, load, connections, messages, rounds)?;
+                table::row(&label, &workload, &results);
+            }
         }
     }
     if request.wants("memory") {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::process::binary;
-use crate::round::{CONNECTIONS, Setting, as_float};
+use crate::round::{CONNECTIONS, Load, Setting, as_float};
 use crate::workload::{Frames, Sink, Workload, Writes};
 
 /// Lines that a busy measurement sends.
@@ -36,7 +36,7 @@ const BUSY: Workload = Workload {
 
 /// The peak in KiB while so many connections send.
 fn busy(connections: usize, messages: u64) -> io::Result<u64> {
-    let mut setting = Setting::conntally(BUSY.sink, "off")?;
+    let mut setting = Setting::conntally(BUSY.sink, "off", Load::Plain)?;
     let outcome = setting.carry(&BUSY, connections, messages)?;
     setting.relay.end()?;
     Ok(outcome.peak_kib)
@@ -44,7 +44,7 @@ fn busy(connections: usize, messages: u64) -> io::Result<u64> {
 
 /// KiB resident without connections, and with as many that sent a line and then rest.
 fn resting(connections: usize) -> io::Result<(u64, u64)> {
-    let mut setting = Setting::conntally(Sink::UnixStream, "off")?;
+    let mut setting = Setting::conntally(Sink::UnixStream, "off", Load::Plain)?;
     let before = setting.relay.resident_kib()?;
     let line = b"resting.connection:1|c\n";
     let length = u32::try_from(line.len()).map_err(io::Error::other)?;
@@ -101,7 +101,7 @@ pub(crate) fn measure(messages: u64) -> io::Result<()> {
         "3 KiB",
     );
 
-    let setting = Setting::conntally(Sink::UnixStream, "auto")?;
+    let setting = Setting::conntally(Sink::UnixStream, "auto", Load::Plain)?;
     let cpu = setting.relay.cpu_seconds()?;
     thread::sleep(IDLE_SPAN);
     let used = (setting.relay.cpu_seconds()? - cpu) / IDLE_SPAN.as_secs_f64();

@@ -18,6 +18,15 @@ pub(crate) const CONNECTIONS: usize = 4;
 const GIVE_UP: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(2);
 
+/// What conntally is asked for beside relaying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// Nothing.
+    Plain,
+    /// Its own metrics, a tag on every line, timeouts.
+    Full,
+}
+
 /// What one relay did with one load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
@@ -80,8 +89,8 @@ impl Setting {
         })
     }
 
-    /// `source` is the collector's.
-    pub(crate) fn conntally(sink: Sink, source: &str) -> io::Result<Self> {
+    /// `source` is the collector's; `load` what else it has to do.
+    pub(crate) fn conntally(sink: Sink, source: &str, load: Load) -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
         let path = directory.path();
         let socket = path.join("in.socket");
@@ -91,10 +100,15 @@ impl Setting {
             &config,
             format!(
                 "[collector]\nsource = \"{source}\"\n\
-                 [report]\ntelemetry = false\n\
+                 [report]\ntelemetry = {telemetry}\n\
                  [admin]\nsocket = \"{admin}\"\n\
-                 [[listener]]\naddress = \"unixstream://{listen}\"\n\
-                 [[output]]\naddress = \"{address}\"\non_full = \"block\"\n",
+                 [[listener]]\naddress = \"unixstream://{listen}\"\n{limits}\
+                 [[output]]\naddress = \"{address}\"\n",
+                telemetry = load == Load::Full,
+                limits = match load {
+                    Load::Plain => "",
+                    Load::Full => "tags = [\"env:prod\"]\nidle_timeout = \"60s\"\n",
+                },
                 admin = path.join("admin.socket").display(),
                 listen = socket.display(),
             ),
@@ -166,23 +180,38 @@ impl Setting {
     }
 }
 
-fn once(mut setting: Setting, workload: &Workload, messages: u64) -> io::Result<Outcome> {
-    let outcome = setting.carry(workload, CONNECTIONS, messages)?;
+fn once(
+    mut setting: Setting,
+    workload: &Workload,
+    connections: usize,
+    messages: u64,
+) -> io::Result<Outcome> {
+    let outcome = setting.carry(workload, connections, messages)?;
     setting.relay.end()?;
     setting.receiver.end()?;
     Ok(outcome)
 }
 
-pub(crate) fn compare(workload: &Workload, messages: u64, rounds: usize) -> io::Result<Comparison> {
+pub(crate) fn compare(
+    workload: &Workload,
+    load: Load,
+    connections: usize,
+    messages: u64,
+    rounds: usize,
+) -> io::Result<Comparison> {
     let mut comparison = Comparison {
         bare: Vec::new(),
         ours: Vec::new(),
     };
     for _ in 0..rounds {
         let bare = Setting::bare(workload.sink)?;
-        comparison.bare.push(once(bare, workload, messages)?);
-        let ours = Setting::conntally(workload.sink, "off")?;
-        comparison.ours.push(once(ours, workload, messages)?);
+        comparison
+            .bare
+            .push(once(bare, workload, connections, messages)?);
+        let ours = Setting::conntally(workload.sink, "off", load)?;
+        comparison
+            .ours
+            .push(once(ours, workload, connections, messages)?);
     }
     Ok(comparison)
 }

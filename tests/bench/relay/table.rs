@@ -22,7 +22,7 @@ pub(crate) fn head() {
 }
 
 /// The medians of a load's rounds.
-pub(crate) fn row(workload: &Workload, results: &Comparison) {
+pub(crate) fn row(label: &str, workload: &Workload, results: &Comparison) {
     let both =
         |value: fn(&Outcome) -> f64| (median(&results.bare, value), median(&results.ours, value));
     let (bare_cpu, our_cpu) = both(Outcome::cpu_per_million);
@@ -35,7 +35,7 @@ pub(crate) fn row(workload: &Workload, results: &Comparison) {
     };
     println!(
         "{:<46} {:>7.3} {:>8.3} {:>15} {:>7.3} {:>8.3} {:>15} {:>5} {:>5} {:>10.1}",
-        format!("{:<10} {}", workload.key, workload.title),
+        label,
         bare_cpu,
         our_cpu,
         ratio(our_cpu / bare_cpu, workload.cpu),

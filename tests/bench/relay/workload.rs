@@ -78,7 +78,29 @@ pub(crate) struct Workload {
     pub(crate) rate: Option<f64>,
 }
 
+/// Connections of the matrix.
+pub(crate) const CONNECTIONS: [usize; 4] = [1, 10, 100, 1000];
+
 impl Workload {
+    /// Every kind of frame to every kind of sink, without figures to reach.
+    pub(crate) fn matrix() -> impl Iterator<Item = Self> {
+        let sinks = [Sink::UnixStream, Sink::UnixDatagram, Sink::Udp, Sink::Tcp];
+        let frames = [(Frames::Packed, 2_000_000), (Frames::Single, 200_000)];
+        frames.into_iter().flat_map(move |(frames, messages)| {
+            sinks.into_iter().map(move |sink| Self {
+                key: "matrix",
+                title: "",
+                frames,
+                writes: Writes::Frame,
+                per_second: None,
+                sink,
+                messages,
+                cpu: None,
+                rate: None,
+            })
+        })
+    }
+
     /// Every one, in the order of the design's figures.
     pub(crate) const ALL: &[Self] = &[
         Self {

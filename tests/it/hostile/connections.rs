@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::role::Client;
 use super::{Rig, descriptors, resident_kib};
 use crate::support::clients::framed;
+use crate::support::netns::eventually;
 use crate::support::tools::skip;
 
 /// Resident memory that an idle connection may take, in bytes. The design's figure is
@@ -64,7 +65,8 @@ fn who_connects_and_hangs_up_ten_thousand_times_leaves_nothing_behind() {
     let (open, before) = (descriptors(pid), resident_kib(pid));
     hang_up(10_000, &mut rig);
     let after = resident_kib(pid);
-    assert_eq!(descriptors(pid), open);
+    // Of those who ask for the status, one or none is still there.
+    eventually("no descriptor is left over", || descriptors(pid) <= open);
     assert!(after <= before + 512, "{before} KiB, then {after} KiB");
     let listener = rig.listener();
     assert_eq!(listener["closed"]["eof"], 10_300);

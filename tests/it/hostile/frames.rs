@@ -178,9 +178,9 @@ fn a_length_beyond_all_measure_ends_the_connection_and_names_the_sender() {
     let mut rig = Rig::start("");
     for length in [(1 << 20) + 1, (1 << 24) - 1, 0x00ff_0000_u32] {
         let mut client = rig.connect();
-        client.write_all(&framed(b"huge.sum:1|c")).unwrap();
-        client.write_all(&length.to_le_bytes()).unwrap();
-        client.write_all(b"huge.sum:100|c\n").unwrap();
+        let (before, length) = (framed(b"huge.sum:1|c"), length.to_le_bytes());
+        let stream = [&before, &length[..], b"huge.sum:100|c\n"].concat();
+        client.write_all(&stream).unwrap();
         is_closed(&mut client);
     }
     rig.until("three are dropped", |of| {
@@ -201,7 +201,8 @@ fn a_length_beyond_all_measure_ends_the_connection_and_names_the_sender() {
 #[test]
 fn where_a_length_is_asked_for_text_and_rubbish_end_the_connection() {
     let mut rig = Rig::start("framing = \"length\"");
-    for stream in [&[0xff; 4][..], b"text.sum:1|c\n", &[0xfe; 70_000]] {
+    let long = vec![0xfe; 70_000];
+    for stream in [&[0xff; 4][..], b"text.sum:1|c\n", &long] {
         let mut client = rig.connect();
         // It may be cut off while it writes.
         client.write_all(stream).ok();
@@ -244,25 +245,25 @@ fn frames_as_long_as_may_be_skipped_take_no_memory_and_keep_the_connection() {
 fn a_byte_now_and_then_does_not_keep_a_frame_open() {
     const CLIENTS: usize = 30;
     let mut rig = Rig::start("read_timeout = \"500ms\"");
-    let frame = framed(&[b'x'; 200]);
+    // A whole line or frame, and then one that does not end.
+    let streams = [
+        (framed(b"slow.sum:1|c"), framed(&[b'x'; 8_000])),
+        (b"slow.sum:1|c\n".to_vec(), vec![b'x'; 8_000]),
+        // An oversized one.
+        (framed(b"slow.sum:1|c"), framed(&vec![b'x'; 20_000])),
+    ];
     let mut clients: Vec<_> = (0..CLIENTS)
         .map(|n| {
             let mut client = rig.connect();
-            // A whole line or frame first, and then one that does not end.
-            let (whole, rest): (&[u8], &[u8]) = match n % 3 {
-                0 => (&framed(b"slow.sum:1|c"), &frame),
-                1 => (b"slow.sum:1|c\n", &[b'x'; 200]),
-                // An oversized one.
-                _ => (&framed(b"slow.sum:1|c"), &framed(&[b'x'; 20_000])),
-            };
+            let (whole, rest) = &streams[n % streams.len()];
             client.write_all(whole).unwrap();
-            (client, rest.to_vec().into_iter())
+            (client, rest.iter())
         })
         .collect();
     rig.until("all are cut off", |of| {
         for (client, rest) in &mut clients {
             // Who is cut off sends no more.
-            client.write_all(&[rest.next().unwrap()]).ok();
+            client.write_all(&[*rest.next().unwrap()]).ok();
         }
         thread::sleep(Duration::from_millis(20));
         of["closed"]["read_timeout"] == CLIENTS

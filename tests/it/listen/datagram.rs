@@ -1,6 +1,6 @@
 //! Datagram listeners.
 
-use conntally::config::ByteSize;
+use conntally::config::{ByteSize, ReceiveBuffer};
 use conntally::telemetry::FrameDrop;
 use tokio::net::{UdpSocket, UnixDatagram};
 
@@ -93,4 +93,41 @@ async fn what_a_full_output_keeps_from_being_read_is_counted_at_stop() {
     rig.task.await.unwrap();
     assert!(counters.abandoned_bytes.get() > 0);
     assert_eq!(counters.bytes.get() + counters.abandoned_bytes.get(), sent);
+}
+
+/// A UDP listener with a receive buffer of so many bytes, and a client.
+async fn udp(bytes: u64) -> (Rig, std::net::UdpSocket) {
+    let rig = Rig::start("unixgram", |listener| {
+        listener.address = "udp://127.0.0.1:0".parse().unwrap();
+        listener.receive_buffer = ReceiveBuffer(Some(ByteSize(bytes)));
+    })
+    .await;
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = rig.address.to_string();
+    client
+        .connect(address.strip_prefix("udp://").unwrap())
+        .unwrap();
+    (rig, client)
+}
+
+#[tokio::test]
+async fn a_receive_buffer_is_set_and_told() {
+    let (mut rig, client) = udp(64 << 10).await;
+    client.send(b"a:1|c").unwrap();
+    rig.lines(1).await;
+    assert_eq!(rig.counters.receive_buffer_bytes.get(), 64 << 10);
+}
+
+#[tokio::test]
+async fn what_finds_no_room_in_the_socket_is_counted_to_the_datagram() {
+    let (rig, client) = udp(4 << 10).await;
+    let counters = rig.counters.clone();
+    // The listener does not get to run in between.
+    for _ in 0..1000 {
+        client.send(b"app.requests:1|c").unwrap();
+    }
+    let received = rig.rest().await;
+    let dropped = counters.kernel_drops.get();
+    assert!(dropped > 0);
+    assert_eq!(received.lines().count() as u64 + dropped, 1000);
 }

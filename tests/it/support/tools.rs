@@ -57,3 +57,13 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .map(|directory| directory.join(program))
         .find(|path| path.is_file())
 }
+
+/// Whether this program is there at all.
+pub(crate) fn is_there(program: &str) -> bool {
+    let asked = Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    asked.is_ok_and(|status| status.success())
+}
