@@ -4,6 +4,7 @@ mod check;
 mod clients;
 mod columns;
 mod connections;
+mod generate;
 mod logging;
 mod run;
 mod snapshot;
@@ -64,6 +65,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Ask the running daemon who is connected to its listeners.
     Clients(clients::ClientsArgs),
+    /// Write what a package installs beside the program.
+    Generate(generate::GenerateArgs),
 }
 
 /// Which configuration.
@@ -136,6 +139,8 @@ enum CliError {
     Client(#[from] ClientError),
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
     #[error("cannot start: {0}")]
     Start(#[source] io::Error),
 }
@@ -158,10 +163,16 @@ impl CliError {
             Self::Client(ClientError::Permission(_)) => Exit::Permission,
             // Whoever read our output has seen enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Fine,
-            Self::Start(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Self::Start(source) | Self::Write { source, .. }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
                 Exit::Permission
             }
-            Self::Agent(_) | Self::Client(_) | Self::Output(_) | Self::Start(_) => Exit::Other,
+            Self::Agent(_)
+            | Self::Client(_)
+            | Self::Output(_)
+            | Self::Write { .. }
+            | Self::Start(_) => Exit::Other,
         }
     }
 }
@@ -202,6 +213,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Connections(args) => connections::connections(args, &cli.verbosity, &environment),
         Command::Status(args) => status::status(args, &cli.verbosity, &environment),
         Command::Clients(args) => clients::clients(args, &cli.verbosity, &environment),
+        Command::Generate(args) => generate::generate(args, &cli.verbosity, &environment),
     };
     match outcome {
         Ok(()) => Exit::Fine,

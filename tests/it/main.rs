@@ -27,6 +27,7 @@ mod netns;
 mod open_clients;
 mod origin;
 mod output;
+mod packaging;
 mod pressure;
 mod prometheus;
 mod real_clients;
