@@ -20,6 +20,7 @@
 )]
 
 mod bare;
+mod fairness;
 mod generator;
 mod memory;
 mod process;
@@ -79,7 +80,7 @@ fn keys() -> impl Iterator<Item = &'static str> {
     Workload::ALL
         .iter()
         .map(|workload| workload.key)
-        .chain(["memory"])
+        .chain(["memory", "fairness"])
 }
 
 fn known(key: &str) -> bool {
@@ -115,6 +116,9 @@ fn run() -> io::Result<()> {
     }
     if request.wants("memory") {
         memory::measure(request.messages.unwrap_or(memory::MESSAGES))?;
+    }
+    if request.wants("fairness") {
+        fairness::measure(request.rounds)?;
     }
     Ok(())
 }

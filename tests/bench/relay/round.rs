@@ -49,6 +49,57 @@ pub(crate) struct Comparison {
     pub(crate) ours: Vec<Outcome>,
 }
 
+/// Which relay.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Relay {
+    Bare,
+    Conntally {
+        /// Of the collector.
+        source: &'static str,
+        /// The longest that a line waits for company; empty: the default.
+        flush_interval: &'static str,
+    },
+}
+
+impl Relay {
+    /// Starts it, to send to an address; and where it listens, in `directory`.
+    pub(crate) fn start(self, directory: &Path, address: &str) -> io::Result<(Process, PathBuf)> {
+        let socket = directory.join("in.socket");
+        let relay = match self {
+            Self::Bare => {
+                let mut relay = Process::role("bare", &[&socket.display().to_string(), address])?;
+                relay.line()?;
+                relay
+            }
+            Self::Conntally {
+                source,
+                flush_interval,
+            } => {
+                let flush_interval = match flush_interval {
+                    "" => String::new(),
+                    interval => format!("flush_interval = \"{interval}\"\n"),
+                };
+                let config = directory.join("conntally.toml");
+                fs::write(
+                    &config,
+                    format!(
+                        "[collector]\nsource = \"{source}\"\n\
+                         [report]\ntelemetry = false\n\
+                         [admin]\nsocket = \"{admin}\"\n\
+                         [[listener]]\naddress = \"unixstream://{listen}\"\n\
+                         [[output]]\naddress = \"{address}\"\non_full = \"block\"\n\
+                         {flush_interval}",
+                        admin = directory.join("admin.socket").display(),
+                        listen = socket.display(),
+                    ),
+                )?;
+                Process::conntally(&config, &socket)?
+            }
+        };
+        Ok((relay, socket))
+    }
+}
+
 /// A directory, a receiver and a relay that sends to it.
 pub(crate) struct Setting {
     pub(crate) socket: PathBuf,
@@ -68,10 +119,8 @@ impl Setting {
 
     fn bare(sink: Sink) -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let socket = directory.path().join("in.socket");
         let (receiver, address) = Self::receiver(sink, directory.path())?;
-        let mut relay = Process::role("bare", &[&socket.display().to_string(), &address])?;
-        relay.line()?;
+        let (relay, socket) = Relay::Bare.start(directory.path(), &address)?;
         Ok(Self {
             socket,
             receiver,
@@ -81,25 +130,14 @@ impl Setting {
     }
 
     /// `source` is the collector's.
-    pub(crate) fn conntally(sink: Sink, source: &str) -> io::Result<Self> {
+    pub(crate) fn conntally(sink: Sink, source: &'static str) -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let path = directory.path();
-        let socket = path.join("in.socket");
-        let (receiver, address) = Self::receiver(sink, path)?;
-        let config = path.join("conntally.toml");
-        fs::write(
-            &config,
-            format!(
-                "[collector]\nsource = \"{source}\"\n\
-                 [report]\ntelemetry = false\n\
-                 [admin]\nsocket = \"{admin}\"\n\
-                 [[listener]]\naddress = \"unixstream://{listen}\"\n\
-                 [[output]]\naddress = \"{address}\"\non_full = \"block\"\n",
-                admin = path.join("admin.socket").display(),
-                listen = socket.display(),
-            ),
-        )?;
-        let relay = Process::conntally(&config, &socket)?;
+        let (receiver, address) = Self::receiver(sink, directory.path())?;
+        let relay = Relay::Conntally {
+            source,
+            flush_interval: "",
+        };
+        let (relay, socket) = relay.start(directory.path(), &address)?;
         Ok(Self {
             socket,
             receiver,
