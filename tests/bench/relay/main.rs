@@ -22,6 +22,7 @@
 )]
 
 mod bare;
+mod fairness;
 mod generator;
 mod memory;
 mod process;
@@ -85,7 +86,7 @@ fn keys() -> impl Iterator<Item = &'static str> {
     Workload::ALL
         .iter()
         .map(|workload| workload.key)
-        .chain(["memory", "matrix"])
+        .chain(["memory", "matrix", "fairness"])
 }
 
 fn known(key: &str) -> bool {
@@ -134,6 +135,9 @@ fn run() -> io::Result<()> {
     }
     if request.wants("memory") {
         memory::measure(request.messages.unwrap_or(memory::MESSAGES))?;
+    }
+    if request.wants("fairness") {
+        fairness::measure(request.rounds)?;
     }
     Ok(())
 }

@@ -58,6 +58,59 @@ pub(crate) struct Comparison {
     pub(crate) ours: Vec<Outcome>,
 }
 
+/// Which relay.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Relay {
+    Bare,
+    Conntally {
+        /// Of the collector.
+        source: &'static str,
+        load: Load,
+        /// Lines for its configuration.
+        output: &'static str,
+    },
+}
+
+impl Relay {
+    /// Starts it, to send to an address; and where it listens, in `directory`.
+    pub(crate) fn start(self, directory: &Path, address: &str) -> io::Result<(Process, PathBuf)> {
+        let socket = directory.join("in.socket");
+        let relay = match self {
+            Self::Bare => {
+                let mut relay = Process::role("bare", &[&socket.display().to_string(), address])?;
+                relay.line()?;
+                relay
+            }
+            Self::Conntally {
+                source,
+                load,
+                output,
+            } => {
+                let limits = match load {
+                    Load::Plain => "",
+                    Load::Full => "tags = [\"env:prod\"]\nidle_timeout = \"60s\"\n",
+                };
+                let config = directory.join("conntally.toml");
+                fs::write(
+                    &config,
+                    format!(
+                        "[collector]\nsource = \"{source}\"\n\
+                         [report]\ntelemetry = {telemetry}\n\
+                         [admin]\nsocket = \"{admin}\"\n\
+                         [[listener]]\naddress = \"unixstream://{listen}\"\n{limits}\
+                         [[output]]\naddress = \"{address}\"\n{output}",
+                        telemetry = load == Load::Full,
+                        admin = directory.join("admin.socket").display(),
+                        listen = socket.display(),
+                    ),
+                )?;
+                Process::conntally(&config, &socket)?
+            }
+        };
+        Ok((relay, socket))
+    }
+}
+
 /// A directory, a receiver and a relay that sends to it.
 pub(crate) struct Setting {
     pub(crate) socket: PathBuf,
@@ -77,10 +130,8 @@ impl Setting {
 
     fn bare(sink: Sink) -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let socket = directory.path().join("in.socket");
         let (receiver, address) = Self::receiver(sink, directory.path())?;
-        let mut relay = Process::role("bare", &[&socket.display().to_string(), &address])?;
-        relay.line()?;
+        let (relay, socket) = Relay::Bare.start(directory.path(), &address)?;
         Ok(Self {
             socket,
             receiver,
@@ -90,30 +141,15 @@ impl Setting {
     }
 
     /// `source` is the collector's; `load` what else it has to do.
-    pub(crate) fn conntally(sink: Sink, source: &str, load: Load) -> io::Result<Self> {
+    pub(crate) fn conntally(sink: Sink, source: &'static str, load: Load) -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let path = directory.path();
-        let socket = path.join("in.socket");
-        let (receiver, address) = Self::receiver(sink, path)?;
-        let config = path.join("conntally.toml");
-        fs::write(
-            &config,
-            format!(
-                "[collector]\nsource = \"{source}\"\n\
-                 [report]\ntelemetry = {telemetry}\n\
-                 [admin]\nsocket = \"{admin}\"\n\
-                 [[listener]]\naddress = \"unixstream://{listen}\"\n{limits}\
-                 [[output]]\naddress = \"{address}\"\n",
-                telemetry = load == Load::Full,
-                limits = match load {
-                    Load::Plain => "",
-                    Load::Full => "tags = [\"env:prod\"]\nidle_timeout = \"60s\"\n",
-                },
-                admin = path.join("admin.socket").display(),
-                listen = socket.display(),
-            ),
-        )?;
-        let relay = Process::conntally(&config, &socket)?;
+        let (receiver, address) = Self::receiver(sink, directory.path())?;
+        let relay = Relay::Conntally {
+            source,
+            load,
+            output: "",
+        };
+        let (relay, socket) = relay.start(directory.path(), &address)?;
         Ok(Self {
             socket,
             receiver,
