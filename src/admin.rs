@@ -12,6 +12,8 @@ mod answer;
 mod body;
 pub mod client;
 pub(crate) mod clients;
+mod door;
+mod http;
 mod route;
 mod stall;
 pub(crate) mod status;
@@ -19,19 +21,14 @@ pub(crate) mod status;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use self::stall::Stall;
+pub use self::door::Limits;
+use self::door::{Door, Socket};
+pub(crate) use self::http::Endpoint;
 use self::status::Begun;
 use crate::address::Address;
 use crate::collector::command::CollectorHandle;
@@ -40,51 +37,10 @@ use crate::flow::key::KeyHasher;
 use crate::listen::socket::{self, Place, SocketFile};
 use crate::listen::{ListenError, Tracker};
 use crate::output::health::Health;
-use crate::telemetry::{AdminRefusal, Telemetry};
+use crate::telemetry::Telemetry;
 
 /// The owner and the group ask; others do not.
 const MODE: FileMode = FileMode(0o660);
-/// The most that a request line and headers may have; hyper admits no less.
-const MAX_HEADER_BYTES: usize = 8 << 10;
-/// Headers of one request; clients send five.
-const MAX_HEADERS: usize = 32;
-/// How long accepting rests after the system refused.
-const REST: Duration = Duration::from_secs(1);
-
-/// How long one who is turned away may take to go.
-const LEAVING_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What one gets who comes when all connections are taken.
-const ALL_TAKEN: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    content-type: application/json\r\ncontent-length: 70\r\nretry-after: 1\r\n\
-    connection: close\r\n\r\n\
-    {\"type\":\"error\",\"message\":\"too many connections are open; try again\"}\n";
-
-/// How much is admitted at once, and how long it may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Connections.
-    pub connections: usize,
-    /// From a connection's beginning to the end of its request's headers.
-    pub request_timeout: Duration,
-    /// The longest wait for a reader who does not read.
-    pub stall_timeout: Duration,
-    /// The longest life of a connection: one who reads a byte now and then would keep
-    /// others from a look for ever.
-    pub answer_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 16,
-            request_timeout: Duration::from_secs(5),
-            // Somebody may look at the first screen of many.
-            stall_timeout: Duration::from_secs(30),
-            answer_timeout: Duration::from_secs(600),
-        }
-    }
-}
 
 /// What the stages show of themselves beside their counters.
 #[derive(Debug, Default)]
@@ -172,112 +128,15 @@ impl Admin {
             file,
             limits,
         } = self;
-        let door = Door {
-            limits,
-            room: Arc::new(Semaphore::new(limits.connections)),
-            room_to_leave: Arc::new(Semaphore::new(limits.connections)),
-            context: Arc::new(context),
-            tasks: TaskTracker::new(),
-            stop,
-        };
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = door.stop.cancelled() => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => door.admit(stream),
-                Err(error) => {
-                    tracing::warn!(%error, "the admin socket cannot accept, trying again");
-                    tokio::select! {
-                        biased;
-                        () = door.stop.cancelled() => break,
-                        () = sleep(REST) => {}
-                    }
-                }
-            }
-        }
-        drop((listener, file));
-        door.tasks.close();
-        door.tasks.wait().await;
+        let context = Arc::new(context);
+        let counters = Arc::clone(&context.telemetry.admin);
+        let answer = move |request| answer::answer(Arc::clone(&context), request);
+        let door = Door::new("the admin socket", limits, counters, answer, stop);
+        let socket = Socket::Unix(listener);
+        door.open(&socket).await;
+        drop((socket, file));
+        door.close().await;
     }
-}
-
-/// Where connections come in.
-struct Door {
-    limits: Limits,
-    room: Arc<Semaphore>,
-    /// For those who are turned away.
-    room_to_leave: Arc<Semaphore>,
-    context: Arc<Context>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-}
-
-impl Door {
-    fn admit(&self, stream: UnixStream) {
-        if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
-            self.spawn(serve(
-                stream,
-                self.limits,
-                Arc::clone(&self.context),
-                permit,
-            ));
-            return;
-        }
-        let refused = &self.context.telemetry.admin.refused;
-        refused.add(AdminRefusal::Connections, 1);
-        // Beyond that, whoever comes is not even told.
-        if let Ok(permit) = Arc::clone(&self.room_to_leave).try_acquire_owned() {
-            self.spawn(turn_away(stream, permit));
-        }
-    }
-
-    fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let connection = self.stop.clone().run_until_cancelled_owned(connection);
-        self.tasks.spawn(connection);
-    }
-}
-
-/// Says that there is no room. What has come of the request is read, for a socket that
-/// is closed over unread bytes takes the answer along.
-async fn turn_away(mut stream: UnixStream, permit: OwnedSemaphorePermit) {
-    let said = timeout(LEAVING_TIMEOUT, async {
-        stream.write_all(ALL_TAKEN).await?;
-        stream.shutdown().await?;
-        let mut unread = (&mut stream).take(MAX_HEADER_BYTES as u64);
-        tokio::io::copy(&mut unread, &mut tokio::io::sink()).await
-    });
-    let said = said.await;
-    tracing::debug!(?said, "too many admin connections");
-    drop(permit);
-}
-
-async fn serve(
-    stream: UnixStream,
-    limits: Limits,
-    context: Arc<Context>,
-    permit: OwnedSemaphorePermit,
-) {
-    let answer = service_fn(|request| answer::answer(Arc::clone(&context), request));
-    let stream = TokioIo::new(Stall::new(stream, limits.stall_timeout));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.request_timeout)
-        .max_buf_size(MAX_HEADER_BYTES)
-        .max_headers(MAX_HEADERS)
-        .keep_alive(false)
-        .serve_connection(stream, answer);
-    match timeout(limits.answer_timeout, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            let error: &dyn std::error::Error = &error;
-            tracing::debug!(error, "an admin connection ended early");
-        }
-        Err(_) => tracing::debug!("an admin connection took too long"),
-    }
-    drop(permit);
 }
 
 /// Whether the daemon can do without: at its default path, which a daemon that is run
@@ -316,18 +175,5 @@ mod tests {
         assert!(!is_dispensable(&config, &taken));
         config.admin.socket = "/nowhere/admin.sock".to_owned();
         assert!(!is_dispensable(&config, &error("/nowhere/admin.sock")));
-    }
-
-    #[test]
-    fn whoever_is_turned_away_gets_a_whole_response() {
-        let text = std::str::from_utf8(ALL_TAKEN).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.contains(&format!("content-length: {}", body.len())),
-            "{}",
-            body.len()
-        );
-        let object: serde_json::Value = serde_json::from_str(body).unwrap();
-        assert_eq!(object["type"], "error");
     }
 }

@@ -5,12 +5,12 @@
 //! Where another process takes our place, the report goes first, since the kernel is asked
 //! for it, and then nothing waits: what listeners and outputs hold is left ([`handover`]).
 
+mod doors;
 mod outputs;
 mod progress;
 mod running;
 
 use std::io;
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +18,16 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::error;
 
+use self::doors::Doors;
 use self::outputs::{Outputs, Own};
 pub use self::progress::Progress;
 use self::running::Running;
-use crate::admin::{self, Admin};
+use crate::admin;
 use crate::collector::{CollectorError, Collectors, command};
 use crate::config::Config;
+use crate::exposition::{Exposition, Teller};
 use crate::flow::key::KeyHasher;
 use crate::handover::{self, Inherited, Legacy};
 use crate::listen::{Ends, ListenError, Listener, Pressure, Watch};
@@ -89,6 +91,8 @@ pub struct Control {
     pub ends: Ends,
     /// Whether it moves.
     pub progress: Arc<Progress>,
+    /// How short memory is: the same for as long as the process lives.
+    pub pressure: Arc<Pressure>,
 }
 
 /// The daemon, from bound sockets, or those that it inherits, to the last line sent or what
@@ -102,19 +106,23 @@ pub async fn run(
     mut inherited: Inherited,
     control: Control,
 ) -> Result<Ended, AgentError> {
-    let Control { ends, progress } = control;
+    let Control {
+        ends,
+        progress,
+        pressure,
+    } = control;
     let mut telemetry = Telemetry::default();
     let mut bound = Vec::new();
     let opened = listeners(config, &mut inherited, &mut telemetry, &mut bound).await;
     if let Err(error) = opened {
         return Ok(refuse(error.into(), bound, None, inherited).await);
     }
-    let asked = admin_socket(config).map_err(AgentError::from);
-    let asked = asked.and_then(|admin| {
+    let doors = Doors::bind(config, &mut telemetry).await;
+    let asked = doors.map_err(AgentError::from).and_then(|doors| {
         let (handle, commands) = command::channel().map_err(AgentError::Commands)?;
-        Ok((admin, handle, commands))
+        Ok((doors, handle, commands))
     });
-    let (admin, handle, commands) = match asked {
+    let (Doors { admin, http }, handle, commands) = match asked {
         Ok(asked) => asked,
         Err(error) => return Ok(refuse(error, bound, None, inherited).await),
     };
@@ -143,30 +151,21 @@ pub async fn run(
         leave: leave.clone(),
     };
     let mut stages = JoinSet::new();
+    let (teller, told) = Teller::new(config.hosts.max);
+    if let Some(http) = http {
+        let counters = http.counters();
+        let exposition = Exposition::new(config, keys.clone(), &telemetry, counters, told);
+        stages.spawn(leaving_nothing(http.run(exposition, inner.stop.clone())));
+    }
     if let Some(admin) = admin {
         let views = admin::Views {
             trackers: bound.iter().map(|(of, _)| of.tracker()).collect(),
             healths: outputs.healths,
         };
         let context = admin::Context::new(config, handle, keys, telemetry.clone()).showing(views);
-        let run = admin.run(context, inner.stop.clone());
-        stages.spawn(async {
-            run.await;
-            None
-        });
+        stages.spawn(leaving_nothing(admin.run(context, inner.stop.clone())));
     }
-    let pressure = Arc::<Pressure>::default();
-    if !config.listeners.is_empty()
-        && let Some(watch) = Watch::new(&config.memory, &pressure)
-    {
-        let outputs = telemetry.outputs.clone();
-        let held = move || outputs.iter().map(|(_, output)| output.held_bytes()).sum();
-        let run = watch.run(held, inner.stop.clone());
-        stages.spawn(async {
-            run.await;
-            None
-        });
-    }
+    watch_memory(config, &pressure, &telemetry, &inner.stop, &mut stages);
     for (listener, counters) in bound {
         let listener = listener.under(Arc::clone(&pressure));
         stages.spawn(listener.run(Arc::clone(&forwarded), counters, inner.clone()));
@@ -181,6 +180,7 @@ pub async fn run(
         at_once: reporter(outputs.at_once),
         spread: reporter(outputs.spread).paced(config.interval.0 / 2, last_report.clone()),
         telemetry,
+        teller,
         started: Instant::now(),
     };
     let report = tokio::spawn(report(
@@ -201,6 +201,12 @@ pub async fn run(
         ends: inner,
     };
     running.until(&ends.stop).await
+}
+
+/// A stage that has nothing to leave.
+async fn leaving_nothing(stage: impl Future<Output = ()>) -> Option<handover::Listener> {
+    stage.await;
+    None
 }
 
 /// What the daemon does not start with, it leaves as it was given.
@@ -240,19 +246,20 @@ async fn listeners(
     Ok(())
 }
 
-/// Binds the admin socket, if there is to be one.
-fn admin_socket(config: &Config) -> Result<Option<Admin>, ListenError> {
-    let path = &config.admin.socket;
-    if path.is_empty() {
-        return Ok(None);
-    }
-    match Admin::bind(Path::new(path), admin::Limits::default()) {
-        Ok(admin) => Ok(Some(admin)),
-        Err(error) if admin::is_dispensable(config, &error) => {
-            warn!(%error, "no admin socket: name another in admin.socket, or turn it off (\"\")");
-            Ok(None)
-        }
-        Err(error) => Err(error),
+/// Starts what measures memory for the listeners, if there is a limit to it.
+fn watch_memory(
+    config: &Config,
+    pressure: &Arc<Pressure>,
+    telemetry: &Telemetry,
+    stop: &CancellationToken,
+    stages: &mut JoinSet<Option<handover::Listener>>,
+) {
+    if !config.listeners.is_empty()
+        && let Some(watch) = Watch::new(&config.memory, pressure)
+    {
+        let outputs = telemetry.outputs.clone();
+        let held = move || outputs.iter().map(|(_, output)| output.held_bytes()).sum();
+        stages.spawn(leaving_nothing(watch.run(held, stop.clone())));
     }
 }
 
@@ -277,6 +284,8 @@ struct Voice {
     at_once: Reporter,
     spread: Reporter,
     telemetry: Telemetry,
+    /// Where scrapes read what the ticks told.
+    teller: Teller,
     started: Instant,
 }
 
@@ -292,6 +301,7 @@ impl Voice {
                 .report(snapshots, &self.telemetry, &process, now)
                 .await;
         }
+        self.teller.tell(snapshots);
     }
 }
 

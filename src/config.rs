@@ -4,6 +4,7 @@
 //! the program can run with, but for what only several keys together can show
 //! ([`Config::mistakes`]).
 
+mod admin;
 mod collector;
 mod environment;
 mod hosts;
@@ -20,6 +21,7 @@ mod validate;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::admin::{Admin, HttpAddress};
 pub use self::collector::{Collector, CollectorMode, Family, SourceChoice};
 pub use self::environment::Environment;
 pub use self::hosts::{Hosts, Names, NatView, PublicInbound};
@@ -84,24 +86,5 @@ impl Config {
     pub fn outputs_by_group(&self) -> impl Iterator<Item = &Output> {
         let places = self.output_groups().into_iter().flatten();
         places.filter_map(|place| self.outputs.get(place))
-    }
-}
-
-/// `[admin]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Admin {
-    /// Path of the control socket; empty means none.
-    pub socket: String,
-    /// Address of the HTTP endpoint; empty means none.
-    pub http: String,
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self {
-            socket: "/run/conntally/admin.sock".to_owned(),
-            http: String::new(),
-        }
     }
 }

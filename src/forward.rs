@@ -12,7 +12,7 @@ pub(crate) use self::edit::{check_key, check_rename};
 pub(crate) use self::filter::Filter;
 use crate::config::{self, OriginChoice};
 use crate::listen::origin::Origin;
-use crate::message::{Kind, Part, scan};
+use crate::message::fields_of_checked;
 
 thread_local! {
     /// Where a line is changed that something is added to after that.
@@ -164,29 +164,23 @@ impl Forward {
         let mut tags = None;
         let mut message = None;
         let mut says_whose = false;
-        let kind = scan(line, |part| {
-            if let Part::Field(at, field) = part {
-                match field {
-                    [b'#', inside @ ..] => {
-                        tags = Some((at, at + field.len()));
-                        says_whose |= matches!(whose, Some(Whose::Tags(_))) && tell_whose(inside);
-                    }
-                    [b'c' | b'e', b':', ..] => says_whose |= matches!(whose, Some(Whose::Field(_))),
-                    [b'm', b':', ..] => message = message.or(Some(at - 1)),
-                    _ => {}
-                }
+        let is_check = fields_of_checked(line, |at, field| match field {
+            [b'#', inside @ ..] => {
+                tags = Some((at, at + field.len()));
+                says_whose |= matches!(whose, Some(Whose::Tags(_))) && tell_whose(inside);
             }
+            [b'c' | b'e', b':', ..] => says_whose |= matches!(whose, Some(Whose::Field(_))),
+            [b'm', b':', ..] => message = message.or(Some(at - 1)),
+            _ => {}
         });
-        let end = match kind {
-            Ok(Kind::ServiceCheck) => message.unwrap_or(line.len()),
-            _ => line.len(),
-        };
+        let end = message.filter(|_| is_check).unwrap_or(line.len());
         let (container, added) = match whose.filter(|_| !says_whose) {
             Some(Whose::Field(field)) => (field.as_bytes(), &*self.rules.tags),
             Some(Whose::Tags(all)) => (&[][..], &**all),
             None => (&[][..], &*self.rules.tags),
         };
 
+        to.reserve(line.len() + added.len() + container.len() + "|#\n".len());
         let mut rest = 0;
         let mut copy_until = |to: &mut Vec<u8>, end: usize| {
             to.extend_from_slice(line.get(rest..end).unwrap_or_default());

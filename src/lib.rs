@@ -23,6 +23,7 @@ pub mod collector;
 pub mod config;
 pub mod connections;
 pub mod conntrack;
+mod exposition;
 pub mod flow;
 pub mod forward;
 pub mod frame;

@@ -4,6 +4,7 @@
 //! Every drop has a reason, and every reason is a variant of an enum, so that
 //! the series of a drop counter are known beforehand.
 
+mod admin;
 mod collector;
 mod listener;
 mod output;
@@ -13,6 +14,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+pub use self::admin::{AdminCounters, AdminRefusal, HttpCounters};
 pub use self::collector::{CollectError, CollectorCounters, Correction, EventKind, Mode};
 pub use self::listener::{Closing, FrameDrop, ListenerCounters, Refusal, Shed};
 pub use self::output::{LineDrop, OutputCounters, OutputError};
@@ -186,25 +188,6 @@ impl<R: Reason> PerReason<R> {
     }
 }
 
-reasons! {
-    /// Why the admin socket did not answer.
-    AdminRefusal {
-        /// All its connections were taken.
-        Connections = "connections",
-        /// Another dump was being made.
-        Busy = "busy",
-    }
-}
-
-/// What the admin socket counts.
-#[derive(Debug, Default)]
-pub struct AdminCounters {
-    /// Requests.
-    pub requests: Counter,
-    /// Those, and connections, that were refused for want of room.
-    pub refused: PerReason<AdminRefusal>,
-}
-
 /// Whether a sample is a total so far or a present value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -239,6 +222,8 @@ pub struct Telemetry {
     pub outputs: Vec<(String, Arc<OutputCounters>)>,
     /// The admin socket's.
     pub admin: Arc<AdminCounters>,
+    /// The HTTP endpoint's, where there is one.
+    pub http: Option<Arc<HttpCounters>>,
 }
 
 impl Telemetry {
@@ -299,6 +284,12 @@ impl Telemetry {
         of.tag = None;
         of.count("admin.requests", &self.admin.requests);
         of.reasons("admin.refused", &self.admin.refused);
+        if let Some(http) = &self.http {
+            of.count("http.requests", &http.doors.requests);
+            of.reasons("http.refused", &http.doors.refused);
+            of.count("http.looks", &http.looks);
+            of.reasons("http.look_errors", &http.look_errors);
+        }
     }
 }
 
@@ -344,6 +335,7 @@ impl Visit<'_> {
             "collector.flow_table_bytes",
             collector.flow_table_bytes.get(),
         );
+        self.gauge("collector.paused", collector.paused.get());
         self.gauge(
             "collector.event_buffer_bytes",
             collector.event_buffer_bytes.get(),

@@ -134,7 +134,6 @@ pub(super) async fn answer<B>(
     context: Arc<Context>,
     request: Request<B>,
 ) -> Answered<Response<Body>> {
-    context.telemetry.admin.requests.add(1);
     let answered = match route(request.method(), request.uri()) {
         Ok(route) => perform(&context, route).await,
         Err(unroutable) => Err(unroutable.into()),

@@ -8,8 +8,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 use std::pin::pin;
+use std::sync::Arc;
 
-use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
+use rustix::process::geteuid;
 use tokio::runtime::Builder;
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
@@ -21,6 +22,7 @@ use super::{CliError, ConfigArgs, Verbosity};
 use crate::agent::{self, AgentError, Control, Ended};
 use crate::config::{Config, Environment};
 use crate::handover::{self, HandoverError, Inherited, Legacy, Program};
+use crate::listen::{Pressure, allow_descriptors};
 
 /// Name lookups and standard output are all that blocks, at most one for each output;
 /// threads are made when they are needed, and end when they are not.
@@ -43,7 +45,15 @@ pub(super) fn run(
     }
     let mut config = loaded.config;
     note(&config);
-    raise_descriptor_limit();
+    if let Some((wanted, allowed)) = allow_descriptors(&config.listeners) {
+        warn!(
+            wanted,
+            allowed,
+            "max_connections of the listeners take more file descriptors than are allowed: raise \
+             the limit (LimitNOFILE=, ulimit -Hn), or lower max_connections; beyond it, who comes \
+             waits"
+        );
+    }
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
@@ -53,6 +63,7 @@ pub(super) fn run(
         program: Program::of_process().ok(),
         args,
         environment,
+        pressure: Arc::default(),
     };
     // For as long as the process: none that comes between two runs is to be missed.
     let listening = runtime.block_on(async { Signals::listen() });
@@ -127,6 +138,8 @@ struct Process<'a> {
     program: Option<Program>,
     args: &'a ConfigArgs,
     environment: &'a Environment,
+    /// A reload gives no memory back.
+    pressure: Arc<Pressure>,
 }
 
 impl Process<'_> {
@@ -137,8 +150,11 @@ impl Process<'_> {
         inherited: Inherited,
         signals: &mut Signals,
     ) -> Result<(Ended, Way), CliError> {
-        let control = Control::default();
-        let Control { ends, progress } = &control;
+        let control = Control {
+            pressure: Arc::clone(&self.pressure),
+            ..Control::default()
+        };
+        let Control { ends, progress, .. } = &control;
         let mut agent = pin!(agent::run(config, inherited, control.clone()));
         let mut watchdog = Watchdog::new(config.interval.0);
         let mut way = Way::InPlace;
@@ -235,19 +251,6 @@ impl Process<'_> {
             Some(program) => program.execute(legacy),
             None => HandoverError::Write(io::ErrorKind::NotFound.into()),
         }
-    }
-}
-
-/// Lets as many descriptors be open as may be: every connection is one, and the usual limit
-/// is there for programs that call `select(2)`, which this one does not.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        warn!(%error, ?limit, "the limit of open descriptors stays as it is");
     }
 }
 

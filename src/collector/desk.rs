@@ -84,7 +84,7 @@ pub(super) struct Desk<D> {
     source: Option<Source>,
     /// Whether there are more flows than may be followed: then dumps alone count.
     crowded: bool,
-    counters: Arc<CollectorCounters>,
+    pub(super) counters: Arc<CollectorCounters>,
     /// Entries that the last dump found beside the flows that are followed.
     beside: i64,
     pub(super) journal: Journal,

@@ -21,12 +21,12 @@ impl<D: Detail> Worker<D> {
             }
             Command::Describe(reply) => reply.send(self.describe()).is_ok(),
             Command::Pause(reply) => {
-                self.paused = true;
+                self.pause(true);
                 self.desk.close_events();
                 reply.send(()).is_ok()
             }
             Command::Resume(reply) => {
-                self.paused = false;
+                self.pause(false);
                 // A failure is said there.
                 let _shown = self.look();
                 reply.send(()).is_ok()
@@ -34,6 +34,11 @@ impl<D: Detail> Worker<D> {
             Command::Flush(reply) => reply.send(self.flush()).is_ok(),
             Command::Table { from, reply } => reply.send(self.desk.page(from)).is_ok(),
         };
+    }
+
+    fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+        self.desk.counters.paused.set(paused.into());
     }
 
     /// Reads what waits, makes a dump, which drives out what has expired, and tells of

@@ -294,6 +294,31 @@ fn the_admin_socket_is_a_path_of_its_own_or_none() {
 }
 
 #[test]
+fn the_http_endpoint_has_an_address_and_a_port_of_its_own_or_none() {
+    let with = |http: &str, listener: &str| {
+        let listener = format!("[[listener]]\naddress = \"{listener}\"\n");
+        read(&format!("[admin]\nhttp = \"{http}\"\n{listener}"))
+    };
+    for (http, listener, part) in [
+        ("9318", "udp://127.0.0.1:1", "write an address and a port"),
+        ("127.0.0.1:1", "tcp://127.0.0.1:1", "port of a listener"),
+        ("127.0.0.1:1", "tcp://0.0.0.0:1", "port of a listener"),
+        ("0.0.0.0:1", "tcp://127.0.0.1:1", "port of a listener"),
+    ] {
+        let error = with(http, listener).unwrap_err();
+        let place = "conntally.toml:2:8: admin.http: ";
+        assert!(error.contains(place) && error.contains(part), "{error}");
+    }
+    for (http, listener) in [
+        ("127.0.0.1:1", "udp://127.0.0.1:1"),
+        ("127.0.0.1:0", "tcp://127.0.0.1:0"),
+        ("", "tcp://127.0.0.1:1"),
+    ] {
+        assert!(with(http, listener).is_ok(), "{http} {listener}");
+    }
+}
+
+#[test]
 fn an_own_listener_behind_a_link_is_recognised() {
     let directory = tempfile::tempdir().unwrap();
     let real = directory.path().join("real");

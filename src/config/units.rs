@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MemoryLimit, ReceiveBuffer};
+use super::{HttpAddress, MemoryLimit, ReceiveBuffer};
 
 /// Why a text is not the quantity that its key asks for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +47,11 @@ pub enum UnitError {
     /// Not a mark.
     #[error("{0:?} is not a mark: write a value and a mask, as in \"0x10/0xff\", or \"\" for any")]
     Mark(String),
+    /// Not a host and a port.
+    #[error(
+        "{0:?} is not where HTTP can be served: write an address and a port, as in \"127.0.0.1:9318\" or \"[::1]:9318\", or \"\" for none"
+    )]
+    Http(String),
 }
 
 macro_rules! through_text {
@@ -76,7 +81,8 @@ through_text!(
     Owner,
     MarkFilter,
     MemoryLimit,
-    ReceiveBuffer
+    ReceiveBuffer,
+    HttpAddress
 );
 
 /// A number and what follows it.

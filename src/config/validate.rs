@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+mod admin;
 mod groups;
 mod listener;
 
@@ -110,22 +111,6 @@ impl Config {
                     format!("{} is another output's already", spool.display()),
                 );
             }
-        }
-    }
-
-    fn check_admin(&self, found: &mut Mistakes) {
-        let socket = &self.admin.socket;
-        if socket.is_empty() {
-            return;
-        }
-        // The same rules as for a listener's path.
-        if let Err(error) = format!("unixstream://{socket}").parse::<Address>() {
-            found.add("admin.socket", error.to_string());
-        } else if (self.listeners.iter())
-            .filter_map(|listener| listener.address.path())
-            .any(|path| same_file(path, Path::new(socket)))
-        {
-            found.add("admin.socket", "is the socket of a listener already");
         }
     }
 
@@ -257,7 +242,6 @@ impl Config {
     /// Keys that are set to what this version does not do, and what it does instead.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        let default = Self::default();
         let mut notes = Vec::new();
         let mut note = |differs: bool, key: &str, effect: &str| {
             if differs {
@@ -269,12 +253,7 @@ impl Config {
             "collector.netns",
             "has no effect with source = \"off\"",
         );
-        for (differs, key) in [
-            (self.hosts.names != Names::None, "hosts.names"),
-            (self.admin.http != default.admin.http, "admin.http"),
-        ] {
-            note(differs, key, NOTHING);
-        }
+        note(self.hosts.names != Names::None, "hosts.names", NOTHING);
         let usual = Output::default();
         for (index, output) in self.outputs.iter().enumerate() {
             let at = |key: &str| format!("output[{index}].{key}");

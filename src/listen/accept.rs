@@ -1,16 +1,19 @@
 //! A stream listener: accepting, sweeping, and stopping in order.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::task::yield_now;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::connection::Task;
+use super::descriptors;
 use super::intake::Stage;
 use super::senders::Senders;
 use super::socket::SocketFile;
@@ -29,6 +32,9 @@ const MAX_REST: Duration = Duration::from_secs(1);
 /// Connections after which those that have something to read get their turn: many come and
 /// go at once, and do not count against the limit for longer than they are open.
 const ACCEPTS_PER_TURN: u64 = 16;
+/// What is told where the last descriptors are left to others.
+const NONE_LEFT: &str =
+    "few file descriptors are left: raise their limit (LimitNOFILE=, ulimit -n)";
 
 /// How often connections are looked at for their timeouts, at most.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -73,7 +79,7 @@ impl Streams {
         };
         let mut sweep = interval(sweep_interval(limits));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut rest = MIN_REST;
+        let mut rest = Rest::default();
         let mut accepts = 0_u64;
         loop {
             let accepted = tokio::select! {
@@ -83,32 +89,31 @@ impl Streams {
                     self.tracker.sweep(limits);
                     continue;
                 }
-                accepted = poll_fn(|cx| acceptor.poll_accept(cx)) => accepted,
+                () = rest.ended(), if rest.is_on() => {
+                    rest.end();
+                    continue;
+                }
+                accepted = poll_fn(|cx| poll_accept(&acceptor, cx)), if !rest.is_on() => accepted,
             };
             match accepted {
-                Ok(accepted) => {
-                    rest = MIN_REST;
+                Some(Ok(accepted)) => {
+                    rest = Rest::default();
                     self.admit(accepted, &stage, &tasks);
                     accepts += 1;
                     if accepts.is_multiple_of(ACCEPTS_PER_TURN) {
                         yield_now().await;
                     }
                 }
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    stage.counters.refused.add(Refusal::System, 1);
-                    if let Some(suppressed) = stage.log.permit() {
-                        tracing::warn!(
-                            listener = %stage.listener, %error, suppressed,
-                            "cannot accept connections, trying again"
-                        );
+                Some(Err(error)) if is_of_one_connection(&error) => {}
+                Some(Err(error)) => {
+                    cannot_accept(&stage, &error);
+                    rest.begin();
+                }
+                None => {
+                    if descriptors::is_waited_for(&acceptor) {
+                        cannot_accept(&stage, &NONE_LEFT);
                     }
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => break,
-                        () = sleep(rest) => {}
-                    }
-                    rest = (rest * 2).min(MAX_REST);
+                    rest.begin();
                 }
             }
         }
@@ -244,6 +249,64 @@ impl Streams {
         stage.counters.abandoned_bytes.add(bytes);
         tracing::warn!(listener = %stage.listener, bytes, "stopped with bytes unread");
         tasks.wait().await;
+    }
+}
+
+/// The next connection; none where it would take one of the last descriptors.
+fn poll_accept(acceptor: &Acceptor, cx: &mut Context<'_>) -> Poll<Option<io::Result<Accepted>>> {
+    if descriptors::are_left(acceptor) {
+        acceptor.poll_accept(cx).map(Some)
+    } else {
+        Poll::Ready(None)
+    }
+}
+
+/// Counts a try in vain to accept who waits, and says so.
+fn cannot_accept(stage: &Stage, error: &dyn fmt::Display) {
+    stage.counters.refused.add(Refusal::System, 1);
+    if let Some(suppressed) = stage.log.permit() {
+        tracing::warn!(
+            listener = %stage.listener, %error, suppressed,
+            "cannot accept connections, trying again"
+        );
+    }
+}
+
+/// Accepting rests for longer and longer while the system refuses.
+#[derive(Debug)]
+struct Rest {
+    until: Option<Instant>,
+    next: Duration,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self {
+            until: None,
+            next: MIN_REST,
+        }
+    }
+}
+
+impl Rest {
+    fn begin(&mut self) {
+        self.until = Some(Instant::now() + self.next);
+        self.next = (self.next * 2).min(MAX_REST);
+    }
+
+    /// It will be longer if it begins again at once.
+    const fn end(&mut self) {
+        self.until = None;
+    }
+
+    const fn is_on(&self) -> bool {
+        self.until.is_some()
+    }
+
+    async fn ended(&self) {
+        if let Some(until) = self.until {
+            sleep_until(until).await;
+        }
     }
 }
 

@@ -14,8 +14,8 @@ mod settled;
 use std::io;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -78,6 +78,8 @@ pub struct Pressure {
     number: AtomicUsize,
     /// Told when reading may go on.
     relief: Notify,
+    /// As long as the process lives, with whatever configuration.
+    settled: Mutex<Settled>,
 }
 
 /// Whether what is read now is kept.
@@ -104,6 +106,13 @@ impl Pressure {
         if before == SPENT && number != SPENT {
             self.relief.notify_waiters();
         }
+    }
+
+    /// What bounds hold now that so much is used, of which outputs hold about `held` bytes.
+    fn bounds(&self, usage: Usage, held: u64, config: &config::Memory) -> Bounds {
+        let settled = self.settled.lock();
+        let mut settled = settled.unwrap_or_else(PoisonError::into_inner);
+        settled.bounds(usage, held, config)
     }
 
     /// Waits for as long as a read has to, and counts that.
@@ -145,7 +154,6 @@ pub struct Watch {
     measure: Measure,
     config: config::Memory,
     pressure: Arc<Pressure>,
-    settled: Settled,
     /// What the log says.
     told: Level,
     log: LogLimit,
@@ -165,7 +173,6 @@ impl Watch {
             measure,
             config: config.clone(),
             pressure: Arc::clone(pressure),
-            settled: Settled::default(),
             told: Level::Calm,
             log: LogLimit::new(LOG_LINES, LOG_WINDOW),
         }
@@ -194,7 +201,7 @@ impl Watch {
             }
             let usage = self.measure.usage(self.config.low, &mut read);
             let number = usage.map_or(0, |usage| {
-                let bounds = self.settled.bounds(usage, held(), &self.config);
+                let bounds = self.pressure.bounds(usage, held(), &self.config);
                 number_of(usage.share(), bounds)
             });
             self.pressure.set(number);

@@ -16,6 +16,7 @@ use crate::telemetry::{CollectorCounters, OutputCounters};
 mod activities;
 mod clients;
 mod connections;
+mod dashboards;
 mod durations;
 mod namespaces;
 mod own;

@@ -88,6 +88,8 @@ pub struct CollectorCounters {
     pub errors: PerReason<CollectError>,
     /// Where connections were read from last.
     pub source: Present<Source>,
+    /// 1 while it is told to pause.
+    pub paused: Gauge,
     /// How connections are followed, where the source is connection tracking.
     pub mode: Present<Mode>,
     /// Changes from one mode to another.

@@ -69,6 +69,19 @@ fn an_unknown_key_is_pointed_at() {
 }
 
 #[test]
+fn an_http_endpoint_without_a_port_is_pointed_at() {
+    refused(
+        "[admin]\nhttp = \"localhost\"\n",
+        &[
+            "conntally.toml:2:8",
+            "admin.http",
+            "\"localhost\" is not where HTTP can be served",
+            "127.0.0.1:9318",
+        ],
+    );
+}
+
+#[test]
 fn a_wrong_unit_is_pointed_at() {
     refused(
         "interval = \"10 parsecs\"\n",

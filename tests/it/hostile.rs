@@ -2,6 +2,7 @@
 //! whose lines must arrive whole all the while.
 
 mod connections;
+mod descriptors;
 mod frames;
 mod role;
 mod socket_file;
@@ -11,8 +12,8 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -118,6 +119,16 @@ impl Rig {
         String::from_utf8_lossy(&self.receiver.bytes(0)).into_owned()
     }
 
+    /// Ends the receiver and starts another at its place, while nothing is on its way.
+    #[track_caller]
+    fn restart_receiver(&mut self) {
+        let turn = Arc::clone(&self.neighbour.turn);
+        let turn = turn.lock().unwrap();
+        self.receives(NEIGHBOUR, self.neighbour.sent.load(Ordering::Relaxed));
+        self.receiver.restart();
+        drop(turn);
+    }
+
     /// Lets the daemon have so many file descriptors open; whether that can be.
     fn may_have_descriptors(&self, number: usize) -> bool {
         let pid = i32::try_from(self.daemon.pid()).unwrap();
@@ -146,6 +157,8 @@ const NEIGHBOUR: &str = "neighbour.lines";
 struct Neighbour {
     /// What its lines add up to so far.
     sent: Arc<AtomicUsize>,
+    /// Held while it sends.
+    turn: Arc<Mutex<()>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -155,17 +168,21 @@ impl Neighbour {
         let mut stream = UnixStream::connect(socket).unwrap();
         let sent = Arc::<AtomicUsize>::default();
         let stop = Arc::<AtomicBool>::default();
-        let (counts, is_over) = (Arc::clone(&sent), Arc::clone(&stop));
+        let turn = Arc::<Mutex<()>>::default();
+        let (counts, turns, is_over) = (Arc::clone(&sent), Arc::clone(&turn), Arc::clone(&stop));
         let thread = thread::spawn(move || {
             let lines = format!("{NEIGHBOUR}:1|c|#env:test\n{NEIGHBOUR}:2|c|#env:test\n");
             while !is_over.load(Ordering::Relaxed) {
+                let turn = turns.lock().unwrap();
                 stream.write_all(&framed(lines.as_bytes())).unwrap();
                 counts.fetch_add(3, Ordering::Relaxed);
+                drop(turn);
                 thread::sleep(Duration::from_millis(2));
             }
         });
         Self {
             sent,
+            turn,
             stop,
             thread: Some(thread),
         }

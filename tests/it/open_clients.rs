@@ -1,7 +1,6 @@
 //! Who is connected to a running daemon's listeners: real programs, as the daemon sees them.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,6 +9,7 @@ use rustix::process::{getgid, getuid};
 use serde_json::Value;
 
 use crate::support::admin::ask;
+use crate::support::clients::free_tcp_port;
 use crate::support::daemon::{Program, configuration, conntally, daemon};
 use crate::support::netns::eventually;
 use crate::support::tools::{find, skip};
@@ -139,11 +139,6 @@ impl Rig {
         });
         clients
     }
-}
-
-fn free_tcp_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 fn of<'a>(clients: &'a [Value], key: &str, value: impl Into<Value>) -> &'a Value {

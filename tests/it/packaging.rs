@@ -109,7 +109,7 @@ fn the_configuration_in_the_daemonset_is_one() {
     let (_, below) = manifest.split_once("  conntally.toml: |\n").unwrap();
     let lines = below.lines().map_while(|line| {
         line.strip_prefix("    ")
-            .or(Some("").filter(|_| line.is_empty()))
+            .or_else(|| line.is_empty().then_some(""))
     });
     let config: Vec<String> = lines.map(|line| format!("{line}\n")).collect();
     let directory = tempfile::tempdir().unwrap();

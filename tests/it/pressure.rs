@@ -9,25 +9,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use rustix::process::Signal;
+
 use crate::support::clients::framed;
-use crate::support::daemon::{Program, daemon};
+use crate::support::daemon::{Program, configuration, daemon};
 use crate::support::lines::total;
 use crate::support::receiver::Receiver;
 
-/// Starts it with so much memory, and a queue that there is none for.
-fn start(directory: &Path, to: &str, limit: &str) -> Program {
-    daemon(
-        directory,
-        &format!(
-            "interval = \"100ms\"\n\
-             [collector]\nsource = \"off\"\n\
-             [memory]\nlimit = \"{limit}\"\nlow = 0.5\nhigh = 0.75\n\
-             [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n\
-             [[output]]\naddress = \"{to}\"\nsources = [\"listeners\"]\n\
-             queue = \"1GiB\"\non_full = \"block\"\n\
-             [[output]]\naddress = \"stdout:\"\nsources = [\"collector\"]\n",
-            directory.join("dsd.socket").display()
-        ),
+/// So much memory, and a queue that there is none for.
+fn body(directory: &Path, to: &str, limit: &str) -> String {
+    format!(
+        "interval = \"100ms\"\n\
+         [collector]\nsource = \"off\"\n\
+         [memory]\nlimit = \"{limit}\"\nlow = 0.5\nhigh = 0.75\n\
+         [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n\
+         [[output]]\naddress = \"{to}\"\nsources = [\"listeners\"]\n\
+         queue = \"1GiB\"\non_full = \"block\"\n\
+         [[output]]\naddress = \"stdout:\"\nsources = [\"collector\"]\n",
+        directory.join("dsd.socket").display()
     )
 }
 
@@ -45,12 +44,13 @@ fn a_daemon_short_of_memory_slows_senders_down_sheds_and_recovers() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     let receiver = Receiver::start("unixstream", &directory.join("receiver"));
-    let mut idle = start(directory, &receiver.address, "auto");
+    let mut idle = daemon(directory, &body(directory, &receiver.address, "auto"));
     idle.until("it reports", |daemon| daemon.stdout.contains("conntally."));
     let limit = format!("{}KiB", 3 * resident(&idle));
     idle.stop();
 
-    let mut daemon = start(directory, &receiver.address, &limit);
+    let body = body(directory, &receiver.address, &limit);
+    let mut daemon = daemon(directory, &body);
     receiver.pause();
     let enough = Arc::new(AtomicBool::new(false));
     let flood = thread::spawn({
@@ -91,13 +91,20 @@ fn a_daemon_short_of_memory_slows_senders_down_sheds_and_recovers() {
         count(daemon, "lines", &[]) + count(daemon, "lines_dropped", &[]) == sent
     });
     let mut client = UnixStream::connect(directory.join("dsd.socket")).unwrap();
-    client.write_all(&framed(b"after:1|c\n")).unwrap();
-    daemon.until("a line comes through", |_| {
-        receiver
-            .lines()
-            .last()
-            .is_some_and(|line| line == "after:1|c")
+    let mut comes_through = |daemon: &mut Program, line: &str| {
+        client.write_all(&framed(line.as_bytes())).unwrap();
+        daemon.until("a line comes through", |_| {
+            receiver.lines().last().is_some_and(|last| last == line)
+        });
+    };
+    comes_through(&mut daemon, "after:1|c");
+    // The process is as large as before, and was not started anew.
+    configuration(directory, &body.replace("100ms", "200ms"));
+    daemon.signal(Signal::HUP);
+    daemon.until("it is read anew", |daemon| {
+        daemon.stderr.text().matches("memory is limited").count() == 2
     });
+    comes_through(&mut daemon, "after.reload:1|c");
     drop(client);
     let ended = daemon.stop();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);

@@ -3,6 +3,9 @@
 //! What is expected is what the same client sends without the program in between,
 //! byte for byte.
 
+mod hot_shots;
+mod metrics;
+
 use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -11,8 +14,10 @@ use cadence::prelude::*;
 use cadence::{BufferedUdpMetricSink, BufferedUnixMetricSink, MetricSink, StatsdClient};
 use cadence::{UdpMetricSink, UnixMetricSink};
 
-use crate::support::clients::free_udp_port;
+use crate::support::admin::ask;
+use crate::support::clients::{free_tcp_port, free_udp_port};
 use crate::support::daemon::{Program, clean, daemon};
+use crate::support::netns::eventually;
 use crate::support::receiver::Receiver;
 use crate::support::tools::{python_with_datadog, skip};
 
@@ -33,6 +38,60 @@ fn relay(directory: &Path, listener: &str, receiver: &Receiver) -> Program {
     )
 }
 
+/// What a client sends to the address that it is given.
+struct Traffic<'a> {
+    /// Of the daemon's listener.
+    scheme: &'a str,
+    /// Of a receiver that the client can send to without the daemon.
+    direct: &'a str,
+    lines: usize,
+    /// Parts of which some line has each.
+    kinds: &'a [&'a str],
+    /// Part of the lines that are none by the protocol.
+    refused: Option<&'a str>,
+}
+
+impl Traffic<'_> {
+    /// Lets the client send to a receiver, and to another one through the daemon: the same
+    /// must come, but for what is refused and counted.
+    #[track_caller]
+    fn arrives_unchanged(&self, client: impl Fn(&str)) {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+
+        let direct = Receiver::start(self.direct, &directory.join("direct"));
+        client(&direct.address);
+        let mut expected = direct.sorted(self.lines);
+        assert_eq!(expected.len(), self.lines);
+        for kind in self.kinds {
+            let sent = expected.iter().any(|line| line.contains(kind));
+            assert!(sent, "the client sent no {kind}");
+        }
+        if let Some(refused) = self.refused {
+            expected.retain(|line| !line.contains(refused));
+        }
+
+        let receiver = Receiver::start("unixstream", &directory.join("relayed"));
+        let listener = match self.scheme {
+            "tcp" => format!("tcp://127.0.0.1:{}", free_tcp_port()),
+            "udp" => format!("udp://127.0.0.1:{}", free_udp_port()),
+            scheme => format!("{scheme}://{}", directory.join("in.socket").display()),
+        };
+        let daemon = relay(directory, &listener, &receiver);
+        client(&listener);
+        assert_eq!(receiver.sorted(expected.len()), expected);
+        let refused = self.lines - expected.len();
+        eventually("what is refused is counted", || {
+            let status = ask(&directory.join("admin.socket"), "GET", "/status");
+            let dropped = &status.of_type("listener")[0]["lines_dropped"];
+            let dropped = dropped.as_object().unwrap().values();
+            dropped.map(|count| count.as_u64().unwrap()).sum::<u64>() == refused as u64
+        });
+        assert_eq!(daemon.stop().code, Some(0));
+        assert_eq!(receiver.lines().len(), expected.len(), "nothing came twice");
+    }
+}
+
 /// Runs the Datadog client to its end.
 #[track_caller]
 fn datadog(python: &Path, address: &str, buffering: &str) {
@@ -44,36 +103,24 @@ fn datadog(python: &Path, address: &str, buffering: &str) {
 
 #[track_caller]
 fn datadog_arrives_unchanged(python: &Path, scheme: &str, buffering: &str) {
-    let directory = tempfile::tempdir().unwrap();
-    let directory = directory.path();
-
-    let direct = Receiver::start(scheme, &directory.join("direct"));
-    datadog(python, &direct.address, buffering);
-    let expected = direct.sorted(DATADOG_LINES);
-    assert_eq!(expected.len(), DATADOG_LINES);
-    let kinds = [
-        "|c|",
-        "|g|",
-        "|h|",
-        "|d|",
-        "|ms|",
-        "|s|",
-        "|T1700000000",
-        "_e{",
-        "_sc|",
-    ];
-    for kind in kinds {
-        let sent = expected.iter().any(|line| line.contains(kind));
-        assert!(sent, "the client sent no {kind}");
-    }
-
-    let receiver = Receiver::start("unixstream", &directory.join("relayed"));
-    let listener = format!("{scheme}://{}", directory.join("in.socket").display());
-    let daemon = relay(directory, &listener, &receiver);
-    datadog(python, &listener, buffering);
-    assert_eq!(receiver.sorted(DATADOG_LINES), expected);
-    assert_eq!(daemon.stop().code, Some(0));
-    assert_eq!(receiver.lines().len(), DATADOG_LINES, "nothing came twice");
+    let traffic = Traffic {
+        scheme,
+        direct: scheme,
+        lines: DATADOG_LINES,
+        kinds: &[
+            "|c|",
+            "|g|",
+            "|h|",
+            "|d|",
+            "|ms|",
+            "|s|",
+            "|T1700000000",
+            "_e{",
+            "_sc|",
+        ],
+        refused: None,
+    };
+    traffic.arrives_unchanged(|address| datadog(python, address, buffering));
 }
 
 fn with_datadog(test: &str, body: impl FnOnce(PathBuf)) {
@@ -105,6 +152,15 @@ fn what_the_datadog_client_sends_over_unixgram_arrives_unchanged() {
             datadog_arrives_unchanged(&python, "unixgram", "buffered");
             datadog_arrives_unchanged(&python, "unixgram", "unbuffered");
         },
+    );
+}
+
+/// A datagram a line would be more than a receiver's buffer surely takes.
+#[test]
+fn what_the_datadog_client_sends_over_udp_arrives_unchanged() {
+    with_datadog(
+        "what_the_datadog_client_sends_over_udp_arrives_unchanged",
+        |python| datadog_arrives_unchanged(&python, "udp", "buffered"),
     );
 }
 

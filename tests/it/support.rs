@@ -5,6 +5,7 @@ pub(crate) mod clients;
 pub(crate) mod collector;
 pub(crate) mod counted;
 pub(crate) mod daemon;
+pub(crate) mod http;
 pub(crate) mod inject;
 pub(crate) mod lines;
 pub(crate) mod netns;

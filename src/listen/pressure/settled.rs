@@ -17,8 +17,8 @@ const GONE_DIVISOR: u64 = 8;
 pub(super) struct Settled {
     /// Most bytes that outputs held since memory became short.
     most_held: u64,
-    /// The share of the limit.
-    share: Option<f64>,
+    /// The size, bytes.
+    used: Option<u64>,
 }
 
 /// Shares of the limit.
@@ -45,17 +45,18 @@ impl Settled {
             // Else it was not for them that the process grew.
             let counts = most.share() >= config.high - config.low && self.most_held > 0;
             if counts && held <= self.most_held / GONE_DIVISOR {
-                self.share = Some(share);
+                self.used = Some(usage.used);
                 self.most_held = 0;
             }
         }
-        match self.share {
+        match self.used {
             None => Bounds {
                 low: config.low,
                 high: config.high,
             },
             // Of what is left to the limit, a quarter and a half.
-            Some(settled) => {
+            Some(used) => {
+                let settled = Usage { used, ..usage }.share();
                 let rest = (1.0 - settled).max(0.0);
                 Bounds {
                     low: settled + rest / 4.0,

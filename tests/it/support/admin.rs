@@ -6,6 +6,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::netns::PATIENCE;
+
 /// Answers of the admin socket.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -44,6 +46,7 @@ pub(crate) fn read(mut stream: UnixStream) -> Answer {
 /// By HTTP/1.0, whose bodies come without frames.
 pub(crate) fn send(socket: &Path, method: &str, target: &str) -> UnixStream {
     let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "{method} {target} HTTP/1.0\r\n\r\n").unwrap();
     stream
 }

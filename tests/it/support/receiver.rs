@@ -63,12 +63,14 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Starts one for `unixstream`, `unixgram`, `tcp` or `udp`; `directory` must be its
-    /// own, or of one that is gone, to whose lines it adds.
+    /// Starts one for `unixstream`, `unixgram`, `tcp` or `udp`, or for `unixlines`, which are
+    /// lines over a unix stream; `directory` must be its own, or of one that is gone, to whose
+    /// lines it adds.
     #[track_caller]
     pub(crate) fn start(scheme: &str, directory: &Path) -> Self {
         let address = match scheme {
             "tcp" | "udp" => format!("{scheme}://127.0.0.1:0"),
+            "unixlines" => format!("unix://{}/socket", directory.display()),
             _ => format!("{scheme}://{}/socket", directory.display()),
         };
         Self::start_at(&address, directory, Pace::Full)
@@ -114,6 +116,15 @@ impl Receiver {
     /// Whether it has written anything.
     pub(crate) fn has_lines(&self) -> bool {
         fs::metadata(&self.received).unwrap().len() > 0
+    }
+
+    /// Ends it, and starts another where it was, that goes on with its file.
+    #[track_caller]
+    pub(crate) fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let directory = self.received.parent().unwrap().to_owned();
+        *self = Self::start_at(&self.address, &directory, Pace::Full);
     }
 
     /// The lines so far, in the order of their coming.
@@ -326,6 +337,16 @@ impl Received {
                 );
                 (address.to_string(), Box::new(end))
             }
+            Address::Unix(path) => {
+                let listener = Arc::new(UnixListener::bind(path)?);
+                let accepting = Arc::clone(&listener);
+                let end = serve(
+                    listener,
+                    move || Ok(accepting.accept()?.0.into()),
+                    move |stream| self.stream(stream, text),
+                );
+                (format!("unixstream://{}", path.display()), Box::new(end))
+            }
             Address::Tcp(end) => {
                 let listener = Arc::new(TcpListener::bind((end.host.as_str(), end.port))?);
                 let address = format!("tcp://{}", listener.local_addr()?);
@@ -347,7 +368,7 @@ impl Received {
                 let address = format!("udp://{}", socket.local_addr()?);
                 (address, self.until_refused(socket, refuse_udp))
             }
-            Address::Unix(_) | Address::Stdout => panic!("not a kind to listen on"),
+            Address::Stdout => panic!("not a kind to listen on"),
         })
     }
 

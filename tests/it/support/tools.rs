@@ -49,6 +49,18 @@ pub(crate) fn statsd_of_npm() -> Option<PathBuf> {
     script.is_file().then_some(script)
 }
 
+/// The modules of node, if hot-shots is among them and can send unix datagrams.
+pub(crate) fn hot_shots() -> Option<PathBuf> {
+    let modules = tools()?.join("node_modules");
+    Command::new("node")
+        .args(["-e", "require('hot-shots'); require('unix-dgram')"])
+        .env("NODE_PATH", &modules)
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+        .then_some(modules)
+}
+
 /// Where a program is; also in the directories that only root's path has.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

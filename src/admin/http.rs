@@ -1,0 +1,232 @@
+//! The HTTP endpoint: what monitors ask over TCP, and no more. There is no control here:
+//! whoever reaches the port may read what `GET /metrics` shows, and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_util::sync::CancellationToken;
+
+use super::body::{Answered, Body, object};
+use super::door::{Door, Limits, Socket};
+use crate::address::{Address, HostPort};
+use crate::exposition::Exposition;
+use crate::exposition::text::Format;
+use crate::listen::ListenError;
+use crate::telemetry::HttpCounters;
+
+/// Connections that may wait to be accepted.
+const ACCEPT_QUEUE: u32 = 64;
+
+const LIMITS: Limits = Limits {
+    connections: 16,
+    request_timeout: Duration::from_secs(5),
+    stall_timeout: Duration::from_secs(10),
+    answer_timeout: Duration::from_secs(60),
+};
+
+/// The bound HTTP endpoint.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    listener: TcpListener,
+    counters: Arc<HttpCounters>,
+}
+
+impl Endpoint {
+    /// Binds. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// When somebody listens there already, or the address cannot be.
+    pub(crate) async fn bind(host: &HostPort) -> Result<Self, ListenError> {
+        let address = Address::Tcp(host.clone());
+        let failed = |action| {
+            let address = address.clone();
+            move |source: std::io::Error| match source.kind() {
+                std::io::ErrorKind::AddrInUse => ListenError::InUse(address),
+                std::io::ErrorKind::PermissionDenied => ListenError::Permission {
+                    address,
+                    action,
+                    source,
+                },
+                _ => ListenError::System {
+                    address,
+                    action,
+                    source,
+                },
+            }
+        };
+        let found = tokio::net::lookup_host((host.host.as_str(), host.port)).await;
+        let found = found.map_err(failed("resolve the name"))?;
+        // As for a listener: what clients that are told `localhost` try first.
+        let to = found.min_by_key(std::net::SocketAddr::is_ipv6);
+        let to =
+            to.ok_or_else(|| failed("resolve the name")(std::io::ErrorKind::NotFound.into()))?;
+        let socket = if to.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        };
+        let socket = socket.map_err(failed("open a socket"))?;
+        // Else the port is taken for a minute after a restart.
+        let reuse = socket.set_reuseaddr(true);
+        reuse.map_err(failed("open a socket"))?;
+        socket.bind(to).map_err(failed("bind"))?;
+        let listener = socket.listen(ACCEPT_QUEUE).map_err(failed("listen"))?;
+        let bound = listener.local_addr().unwrap_or(to);
+        tracing::info!(address = %bound, "HTTP endpoint bound");
+        Ok(Self {
+            listener,
+            counters: Arc::default(),
+        })
+    }
+
+    /// What it counts.
+    pub(crate) fn counters(&self) -> Arc<HttpCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Answers until `stop`; what is not answered by then is cut off.
+    pub(crate) async fn run(self, exposition: Exposition, stop: CancellationToken) {
+        let exposition = Arc::new(exposition);
+        let answer = move |request: Request<_>| {
+            let exposition = Arc::clone(&exposition);
+            async move { answer(&exposition, &request).await }
+        };
+        let counters = Arc::clone(&self.counters.doors);
+        let door = Door::new("the HTTP endpoint", LIMITS, counters, answer, stop);
+        let socket = Socket::Tcp(self.listener);
+        door.open(&socket).await;
+        drop(socket);
+        door.close().await;
+    }
+}
+
+/// What there is.
+const PATHS: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
+
+#[derive(Serialize)]
+struct Said<'a> {
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    message: &'a str,
+    #[serde(skip_serializing_if = "<[&str]>::is_empty")]
+    paths: &'a [&'a str],
+}
+
+impl Said<'_> {
+    const FINE: Self = Self {
+        r#type: "fine",
+        message: "",
+        paths: &[],
+    };
+}
+
+/// Answers a request; a query or a body, if it has one, is not looked at.
+async fn answer<B>(exposition: &Exposition, request: &Request<B>) -> Answered<Response<Body>> {
+    let path = request.uri().path();
+    let error = |message| Said {
+        r#type: "error",
+        message,
+        paths: &[],
+    };
+    if !PATHS.contains(&path) {
+        let missing = Said {
+            paths: &PATHS,
+            ..error("there is no such path")
+        };
+        return Ok(said(StatusCode::NOT_FOUND, &missing));
+    }
+    if request.method() != Method::GET {
+        let mut response = said(
+            StatusCode::METHOD_NOT_ALLOWED,
+            &error("this path wants GET"),
+        );
+        let headers = response.headers_mut();
+        headers.insert(ALLOW, HeaderValue::from_static("GET"));
+        return Ok(response);
+    }
+    Ok(match path {
+        "/metrics" => metrics(exposition, request.headers()).await,
+        "/readyz" if !exposition.has_ticked() => {
+            let reason = error("the first tick is not done yet: nothing has been counted");
+            said(StatusCode::SERVICE_UNAVAILABLE, &reason)
+        }
+        // Listeners are bound before anybody is answered, and a stage that ends takes the
+        // endpoint along.
+        _ => said(StatusCode::OK, &Said::FINE),
+    })
+}
+
+/// A response that is a line of JSON.
+fn said(status: StatusCode, said: &Said<'_>) -> Response<Body> {
+    let mut line = Vec::new();
+    object(&mut line, said);
+    let mut response = Response::new(Body::Whole(Some(Bytes::from(line))));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+async fn metrics(exposition: &Exposition, headers: &HeaderMap) -> Response<Body> {
+    let accepts = headers.get_all(ACCEPT).iter();
+    let accepts: Vec<_> = accepts.filter_map(|value| value.to_str().ok()).collect();
+    let format = Format::accepted(&accepts.join(","));
+    let text = exposition.text(format).await;
+    let mut response = Response::new(Body::Whole(Some(Bytes::from(text))));
+    let kind = HeaderValue::from_static(format.content_type());
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Report};
+    use crate::exposition::Teller;
+    use crate::flow::key::KeyHasher;
+    use crate::telemetry::Telemetry;
+
+    #[tokio::test]
+    async fn it_is_ready_once_the_first_tick_is_done_and_says_why_not_before() {
+        let config = Config {
+            report: Report {
+                connections: false,
+                ..Report::default()
+            },
+            ..Config::default()
+        };
+        let (teller, told) = Teller::new(1);
+        let telemetry = Telemetry::default();
+        let exposition = Exposition::new(
+            &config,
+            KeyHasher::default(),
+            &telemetry,
+            Arc::default(),
+            told,
+        );
+        let ask = async |path: &str| {
+            let request = Request::get(path).body(()).unwrap();
+            let Ok(response) = answer(&exposition, &request).await;
+            let status = response.status().as_u16();
+            let Body::Whole(Some(body)) = response.into_body() else {
+                panic!("no body");
+            };
+            (status, String::from_utf8(body.into()).unwrap())
+        };
+        let (status, reason) = ask("/readyz").await;
+        assert_eq!(status, 503);
+        assert!(reason.contains("the first tick is not done") && reason.ends_with("}\n"));
+        assert_eq!(ask("/healthz").await.0, 200);
+        assert_eq!(ask("/metrics").await.0, 200);
+        teller.tell(&[]);
+        assert_eq!(
+            ask("/readyz").await,
+            (200, "{\"type\":\"fine\"}\n".to_owned())
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! hot-shots, the client that programs for node use, over each transport that it knows.
+
+use std::path::Path;
+
+use super::Traffic;
+use crate::support::daemon::{Program, clean};
+use crate::support::tools::{hot_shots, skip};
+
+/// Lines that the fixture sends over TCP; over the others it sends two more, of which the
+/// last is no event by the protocol.
+const LINES: usize = 517;
+
+const KINDS: [&str; 10] = [
+    "|c|",
+    "|g|",
+    "|h|",
+    "|d|",
+    "|ms|",
+    "|s|",
+    "|T1700000000",
+    "|card:low",
+    "_e{",
+    "_sc|",
+];
+
+/// Runs the client to its end.
+#[track_caller]
+fn sends(modules: &Path, address: &str, buffering: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hot_shots_client.js");
+    let mut node = clean("node");
+    node.env("NODE_PATH", modules).arg(script);
+    let ended = Program::start(node.args([address, buffering])).wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+#[track_caller]
+fn hot_shots_arrives_unchanged(test: &str, scheme: &str, direct: &str, bufferings: &[&str]) {
+    let Some(modules) = hot_shots() else {
+        return skip(
+            test,
+            "node has no hot-shots or unix-dgram; .ci/run installs them",
+        );
+    };
+    let traffic = Traffic {
+        scheme,
+        direct,
+        lines: LINES + if scheme == "tcp" { 0 } else { 2 },
+        kinds: &KINDS,
+        refused: Some("Deployed ümlaut"),
+    };
+    for buffering in bufferings {
+        traffic.arrives_unchanged(|address| sends(&modules, address, buffering));
+    }
+}
+
+#[test]
+fn what_hot_shots_sends_over_unixgram_arrives_unchanged() {
+    const TEST: &str = "what_hot_shots_sends_over_unixgram_arrives_unchanged";
+    hot_shots_arrives_unchanged(TEST, "unixgram", "unixgram", &["buffered", "unbuffered"]);
+}
+
+/// The client knows streams: what it writes there are lines.
+#[test]
+fn what_hot_shots_sends_over_a_unix_stream_arrives_unchanged() {
+    const TEST: &str = "what_hot_shots_sends_over_a_unix_stream_arrives_unchanged";
+    hot_shots_arrives_unchanged(TEST, "unixstream", "unixlines", &["buffered", "unbuffered"]);
+}
+
+#[test]
+fn what_hot_shots_sends_over_tcp_arrives_unchanged() {
+    const TEST: &str = "what_hot_shots_sends_over_tcp_arrives_unchanged";
+    hot_shots_arrives_unchanged(TEST, "tcp", "tcp", &["buffered", "unbuffered"]);
+}
+
+/// A datagram a line would be more than a receiver's buffer surely takes.
+#[test]
+fn what_hot_shots_sends_over_udp_arrives_unchanged() {
+    const TEST: &str = "what_hot_shots_sends_over_udp_arrives_unchanged";
+    hot_shots_arrives_unchanged(TEST, "udp", "udp", &["buffered"]);
+}
