@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::daemon::{Ended, Program, binary, clean};
+use crate::support::daemon::{Ended, Program, binary, clean, conntally};
 use crate::support::tools::{find, skip};
 
 fn shipped(path: &str) -> PathBuf {
@@ -51,6 +51,34 @@ fn analyze(test: &str, drop_ins: &[&str], arguments: &[&str]) -> Option<Ended> {
     command.env("SYSTEMD_COLORS", "0").args(arguments);
     command.current_dir(directory.path());
     Some(Program::start(&mut command).wait())
+}
+
+#[test]
+fn the_program_writes_its_man_pages_and_completions() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("made");
+    let ended = conntally(["generate", "man", "--out", out.to_str().unwrap()]);
+    assert_eq!((ended.code, &*ended.stdout), (Some(0), ""));
+    let page = fs::read_to_string(out.join("conntally-snapshot.1")).unwrap();
+    assert!(page.contains(".TH conntally-snapshot 1 "), "{page}");
+    assert!(out.join("conntally.toml.5").is_file());
+    for (shell, file, beginning) in [
+        ("bash", "conntally.bash", "_conntally() {"),
+        ("fish", "conntally.fish", "# Print an optspec"),
+        ("zsh", "_conntally", "#compdef conntally"),
+    ] {
+        let printed = conntally(["generate", "completions", shell]);
+        assert!(printed.stdout.starts_with(beginning), "{}", printed.stdout);
+        let to = ["--out", out.to_str().unwrap()];
+        conntally([&["generate", "completions", shell][..], &to].concat());
+        assert_eq!(fs::read_to_string(out.join(file)).unwrap(), printed.stdout);
+    }
+
+    let taken = out.join("conntally.toml.5");
+    let ended = conntally(["generate", "man", "--out", taken.to_str().unwrap()]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let expected = format!("conntally: cannot write {}: ", taken.display());
+    assert!(ended.stderr.starts_with(&expected), "{}", ended.stderr);
 }
 
 #[test]

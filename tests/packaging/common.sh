@@ -32,7 +32,8 @@ make_tree() {
     trap 'rm -rf "$scratch"' EXIT
     tree="$scratch/tree"
     if [ ! -e "$cached" ]; then
-        debootstrap --variant=minbase --include=systemd bookworm "$scratch/new"
+        debootstrap --variant=minbase --include=systemd bookworm "$scratch/new" \
+            >"$scratch/log" 2>&1 || fail "debootstrap: $(cat "$scratch/log")"
         tar -C "$scratch/new" -cf "$cached.new" .
         mv "$cached.new" "$cached"
         rm -rf "$scratch/new"
