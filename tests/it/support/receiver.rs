@@ -130,7 +130,9 @@ impl Receiver {
     /// The lines so far, in the order of their coming.
     pub(crate) fn lines(&self) -> Vec<String> {
         let text = fs::read_to_string(&self.received).unwrap();
-        text.lines().map(str::to_owned).collect()
+        // It may be read in the middle of a write.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(str::to_owned).collect()
     }
 
     /// Waits for so many lines, and returns them as they came, each with its newline.
