@@ -140,11 +140,22 @@ impl Rig {
 
     /// Ends the neighbour and the daemon; the sum of the one must have come by the other.
     #[track_caller]
-    fn end(mut self) -> (Ended, String) {
-        let sent = self.neighbour.end();
-        let ended = self.daemon.stop();
+    fn end(self) -> (Ended, String) {
+        let Self {
+            directory: _directory,
+            receiver,
+            daemon,
+            mut neighbour,
+        } = self;
+        let sent = neighbour.end();
+        let ended = daemon.stop();
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-        let text = String::from_utf8_lossy(&self.receiver.bytes(0)).into_owned();
+        // The receiver is a process of its own, and may be behind.
+        let mut text = String::new();
+        eventually("all that the neighbour sent arrives", || {
+            text = String::from_utf8_lossy(&receiver.bytes(0)).into_owned();
+            total(&text, NEIGHBOUR, &[]) >= sent
+        });
         assert_eq!(total(&text, NEIGHBOUR, &[]), sent, "of the neighbour");
         (ended, text)
     }
