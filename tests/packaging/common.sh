@@ -65,6 +65,8 @@ expect_common_files() {
 644 root:root /usr/lib/tmpfiles.d/conntally.conf
 644 root:root /usr/share/conntally/conntally.service.d/netns.conf
 644 root:root /usr/share/conntally/conntally.service.d/strict.conf
+644 root:root /usr/share/conntally/dashboards/grafana.json
+644 root:root /usr/share/conntally/dashboards/prometheus-alerts.yml
 644 root:root /usr/share/man/man1/conntally.1.gz
 644 root:root /usr/share/man/man1/conntally-run.1.gz
 644 root:root /usr/share/man/man5/conntally.toml.5.gz
