@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{Answered, Body, object};
@@ -16,7 +16,7 @@ use super::door::{Door, Limits, Socket};
 use crate::address::{Address, HostPort};
 use crate::exposition::Exposition;
 use crate::exposition::text::Format;
-use crate::listen::ListenError;
+use crate::listen::{ListenError, socket};
 use crate::telemetry::HttpCounters;
 
 /// Connections that may wait to be accepted.
@@ -43,40 +43,9 @@ impl Endpoint {
     /// When somebody listens there already, or the address cannot be.
     pub(crate) async fn bind(host: &HostPort) -> Result<Self, ListenError> {
         let address = Address::Tcp(host.clone());
-        let failed = |action| {
-            let address = address.clone();
-            move |source: std::io::Error| match source.kind() {
-                std::io::ErrorKind::AddrInUse => ListenError::InUse(address),
-                std::io::ErrorKind::PermissionDenied => ListenError::Permission {
-                    address,
-                    action,
-                    source,
-                },
-                _ => ListenError::System {
-                    address,
-                    action,
-                    source,
-                },
-            }
-        };
-        let found = tokio::net::lookup_host((host.host.as_str(), host.port)).await;
-        let found = found.map_err(failed("resolve the name"))?;
-        // As for a listener: what clients that are told `localhost` try first.
-        let to = found.min_by_key(std::net::SocketAddr::is_ipv6);
-        let to =
-            to.ok_or_else(|| failed("resolve the name")(std::io::ErrorKind::NotFound.into()))?;
-        let socket = if to.is_ipv4() {
-            TcpSocket::new_v4()
-        } else {
-            TcpSocket::new_v6()
-        };
-        let socket = socket.map_err(failed("open a socket"))?;
-        // Else the port is taken for a minute after a restart.
-        let reuse = socket.set_reuseaddr(true);
-        reuse.map_err(failed("open a socket"))?;
-        socket.bind(to).map_err(failed("bind"))?;
-        let listener = socket.listen(ACCEPT_QUEUE).map_err(failed("listen"))?;
-        let bound = listener.local_addr().unwrap_or(to);
+        let listener = socket::tcp(&address, host, ACCEPT_QUEUE).await?;
+        let bound = listener.local_addr();
+        let bound = bound.map_or_else(|_| host.to_string(), |bound| bound.to_string());
         tracing::info!(address = %bound, "HTTP endpoint bound");
         Ok(Self {
             listener,

@@ -58,7 +58,9 @@ impl Bound {
                     local: None,
                 }
             }
-            Address::Tcp(host) => Self::tcp(socket::tcp(address, host).await?),
+            Address::Tcp(host) => {
+                Self::tcp(socket::tcp(address, host, socket::ACCEPT_QUEUE).await?)
+            }
             Address::Udp(host) => Self::udp(socket::udp(address, host).await?),
             Address::Unix(_) | Address::Stdout => return Err(ListenError::Scheme(address.clone())),
         })

@@ -23,7 +23,7 @@ use crate::config::{FileMode, Owner};
 
 /// Connections that may wait to be accepted; the system takes less if
 /// `net.core.somaxconn` is less.
-const ACCEPT_QUEUE: u32 = 1024;
+pub(super) const ACCEPT_QUEUE: u32 = 1024;
 
 /// A name to be given to a socket.
 #[derive(Clone, Copy, Debug)]
@@ -240,8 +240,13 @@ async fn resolve(address: &Address, host: &HostPort) -> Result<std::net::SocketA
         .ok_or_else(|| Errors(address).of(io::ErrorKind::NotFound.into(), "resolve the name"))
 }
 
-/// Binds a TCP socket.
-pub(super) async fn tcp(address: &Address, host: &HostPort) -> Result<TcpListener, ListenError> {
+/// Binds a TCP socket, at which as many as `queue` may wait to be accepted. Must be called
+/// within a runtime.
+pub(crate) async fn tcp(
+    address: &Address,
+    host: &HostPort,
+    queue: u32,
+) -> Result<TcpListener, ListenError> {
     let errors = Errors(address);
     let to = resolve(address, host).await?;
     let socket = if to.is_ipv4() {
@@ -255,9 +260,7 @@ pub(super) async fn tcp(address: &Address, host: &HostPort) -> Result<TcpListene
         .set_reuseaddr(true)
         .map_err(errors.while_doing("open a socket"))?;
     socket.bind(to).map_err(errors.while_doing("bind"))?;
-    socket
-        .listen(ACCEPT_QUEUE)
-        .map_err(errors.while_doing("listen"))
+    socket.listen(queue).map_err(errors.while_doing("listen"))
 }
 
 /// Binds a UDP socket.

@@ -9,6 +9,7 @@ mod metrics;
 use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use cadence::prelude::*;
 use cadence::{BufferedUdpMetricSink, BufferedUnixMetricSink, MetricSink, StatsdClient};
@@ -92,12 +93,12 @@ impl Traffic<'_> {
     }
 }
 
-/// Runs the Datadog client to its end.
+/// Runs a client, of the fixtures, to its end.
 #[track_caller]
-fn datadog(python: &Path, address: &str, buffering: &str) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/datadog_client.py");
-    let client = Program::start(clean(python).arg(script).args([address, buffering]));
-    let ended = client.wait();
+fn sends(interpreter: &mut Command, fixture: &str, address: &str, buffering: &str) {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let client = interpreter.arg(fixtures.join(fixture));
+    let ended = Program::start(client.args([address, buffering])).wait();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }
 
@@ -120,7 +121,9 @@ fn datadog_arrives_unchanged(python: &Path, scheme: &str, buffering: &str) {
         ],
         refused: None,
     };
-    traffic.arrives_unchanged(|address| datadog(python, address, buffering));
+    traffic.arrives_unchanged(|address| {
+        sends(&mut clean(python), "datadog_client.py", address, buffering);
+    });
 }
 
 fn with_datadog(test: &str, body: impl FnOnce(PathBuf)) {

@@ -24,6 +24,13 @@ fn chunk(delimiter: Delimiter, lines: &str) -> Chunk {
     chunk
 }
 
+async fn connected(there: &UdpSocket) -> Transport {
+    let end = there.local_addr().unwrap().to_string().parse().unwrap();
+    Transport::connect(&Address::Udp(end), &OwnListeners::default())
+        .await
+        .unwrap()
+}
+
 async fn received(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = [0; 64];
     let bytes = timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap();
@@ -66,10 +73,7 @@ async fn after_a_refusal_the_next_of_a_udp_receivers_addresses_is_used() {
 async fn a_datagram_that_was_refused_is_the_next_one_again() {
     let there = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = there.local_addr().unwrap();
-    let end = address.to_string().parse().unwrap();
-    let mut transport = Transport::connect(&Address::Udp(end), &OwnListeners::default())
-        .await
-        .unwrap();
+    let mut transport = connected(&there).await;
     let (mut throttle, counters) = (Throttle::default(), OutputCounters::default());
     let mut first = chunk(Delimiter::Datagram, "a:1|c\n");
     transport
@@ -177,11 +181,7 @@ async fn lines_that_a_dead_receiver_had_not_read_are_at_risk() {
 #[tokio::test]
 async fn a_udp_receiver_of_one_address_is_kept_after_a_refusal() {
     let there = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = there.local_addr().unwrap();
-    let end = address.to_string().parse().unwrap();
-    let mut transport = Transport::connect(&Address::Udp(end), &OwnListeners::default())
-        .await
-        .unwrap();
+    let mut transport = connected(&there).await;
     assert!(transport.next_address().await.unwrap());
     let (mut throttle, counters) = (Throttle::default(), OutputCounters::default());
     let mut chunk = chunk(Delimiter::Datagram, "a:1|c\n");

@@ -1,9 +1,7 @@
 //! hot-shots, the client that programs for node use, over each transport that it knows.
 
-use std::path::Path;
-
-use super::Traffic;
-use crate::support::daemon::{Program, clean};
+use super::{Traffic, sends};
+use crate::support::daemon::clean;
 use crate::support::tools::{hot_shots, skip};
 
 /// Lines that the fixture sends over TCP; over the others it sends two more, of which the
@@ -23,16 +21,6 @@ const KINDS: [&str; 10] = [
     "_sc|",
 ];
 
-/// Runs the client to its end.
-#[track_caller]
-fn sends(modules: &Path, address: &str, buffering: &str) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hot_shots_client.js");
-    let mut node = clean("node");
-    node.env("NODE_PATH", modules).arg(script);
-    let ended = Program::start(node.args([address, buffering])).wait();
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-}
-
 #[track_caller]
 fn hot_shots_arrives_unchanged(test: &str, scheme: &str, direct: &str, bufferings: &[&str]) {
     let Some(modules) = hot_shots() else {
@@ -49,7 +37,11 @@ fn hot_shots_arrives_unchanged(test: &str, scheme: &str, direct: &str, buffering
         refused: Some("Deployed ümlaut"),
     };
     for buffering in bufferings {
-        traffic.arrives_unchanged(|address| sends(&modules, address, buffering));
+        traffic.arrives_unchanged(|address| {
+            let mut node = clean("node");
+            node.env("NODE_PATH", &modules);
+            sends(&mut node, "hot_shots_client.js", address, buffering);
+        });
     }
 }
 
