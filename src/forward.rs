@@ -1,18 +1,20 @@
 //! What happens to a checked line on its way from a listener to the outputs:
 //! whether it passes, what is changed of it, the listener's tags, and whose line it is.
 
+mod additions;
 mod edit;
 mod filter;
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use self::additions::Additions;
 use self::edit::Edit;
 pub(crate) use self::edit::{check_key, check_rename};
 pub(crate) use self::filter::Filter;
 use crate::config::{self, OriginChoice};
 use crate::listen::origin::Origin;
-use crate::message::fields_of_checked;
+use crate::message::Places;
 
 thread_local! {
     /// Where a line is changed that something is added to after that.
@@ -50,16 +52,24 @@ impl ForwardError {
 pub struct Forward {
     /// The same for all of a listener.
     rules: Arc<Rules>,
-    whose: Option<Arc<Whose>>,
+    /// For lines that do not say whose they are.
+    own: Option<Arc<Own>>,
 }
 
-/// Whose lines they are.
+/// What is added to lines of a sender that is known.
 #[derive(Debug)]
-enum Whose {
-    /// `|c:ci-…`, for lines that have neither `c:` nor `e:`.
-    Field(Box<str>),
-    /// The listener's tags and those that tell it, for lines that have none of the latter.
-    Tags(Box<str>),
+struct Own {
+    way: Way,
+    additions: Additions,
+}
+
+/// How a line says whose it is.
+#[derive(Debug)]
+enum Way {
+    /// By a `c:` or `e:` field.
+    Field,
+    /// By one of our tags.
+    Tags,
 }
 
 /// Keys of the tags that tell it.
@@ -70,8 +80,7 @@ const POD_KEY: &str = "pod_uid";
 struct Rules {
     filter: Filter,
     edit: Option<Edit>,
-    /// Separated by commas.
-    tags: Box<str>,
+    additions: Additions,
 }
 
 impl Forward {
@@ -90,11 +99,11 @@ impl Forward {
         let rules = Rules {
             filter: Filter::new(config),
             edit: Edit::new(config)?,
-            tags: config.tags.join(",").into(),
+            additions: Additions::new(config.tags.join(","), String::new()),
         };
         Ok(Self {
             rules: Arc::new(rules),
-            whose: None,
+            own: None,
         })
     }
 
@@ -104,23 +113,29 @@ impl Forward {
         let tag = |key: &str, value: &str| format!("{key}:{value}");
         let container = origin.container.as_deref();
         let pod = origin.pod.as_deref();
-        let whose = match choice {
+        let tags = &*self.rules.additions.tags;
+        let own = match choice {
             OriginChoice::None => None,
-            OriginChoice::Field => container.map(|id| Whose::Field(format!("|c:ci-{id}").into())),
+            OriginChoice::Field => container.map(|id| Own {
+                way: Way::Field,
+                additions: Additions::new(tags.to_owned(), format!("|c:ci-{id}")),
+            }),
             OriginChoice::Tags if *origin == Origin::default() => None,
             OriginChoice::Tags => {
-                let listeners = Some(&*self.rules.tags).filter(|tags| !tags.is_empty());
-                let all = listeners
-                    .map(str::to_owned)
+                let all = (Some(tags.to_owned()).filter(|tags| !tags.is_empty()))
                     .into_iter()
                     .chain(container.map(|id| tag(CONTAINER_KEY, id)))
                     .chain(pod.map(|uid| tag(POD_KEY, uid)));
-                Some(Whose::Tags(all.collect::<Vec<_>>().join(",").into()))
+                let all = all.collect::<Vec<_>>().join(",");
+                Some(Own {
+                    way: Way::Tags,
+                    additions: Additions::new(all, String::new()),
+                })
             }
         };
         Self {
             rules: Arc::clone(&self.rules),
-            whose: whose.map(Arc::new),
+            own: own.map(Arc::new),
         }
     }
 
@@ -136,79 +151,50 @@ impl Forward {
     }
 
     fn adds_nothing(&self) -> bool {
-        self.rules.tags.is_empty() && self.whose.is_none()
+        self.rules.additions.is_empty() && self.own.is_none()
     }
 
     /// Writes a line that passed the check and the filter, and its newline.
     pub fn write(&self, line: &[u8], to: &mut Vec<u8>) {
-        match &self.rules.edit {
-            None if self.adds_nothing() => to.extend_from_slice(line),
-            None => self.add(line, to),
-            Some(edit) if self.adds_nothing() => edit.write(line, to),
-            Some(edit) => EDITED.with_borrow_mut(|edited| {
-                edited.clear();
-                edit.write(line, edited);
-                self.add(edited, to);
-            }),
-        }
-        to.push(b'\n');
+        self.write_at(line, &Places::of(line).unwrap_or_default(), to);
     }
 
-    /// Writes a line with what is added.
-    ///
-    /// Tags go to the end of the last `#` field, the one that counts; a field that
-    /// is new goes to the end of the line, but not behind a service check's
-    /// message, which must be last. All else stays byte for byte.
-    fn add(&self, line: &[u8], to: &mut Vec<u8>) {
-        let whose = self.whose.as_deref();
-        let mut tags = None;
-        let mut message = None;
-        let mut says_whose = false;
-        let is_check = fields_of_checked(line, |at, field| match field {
-            [b'#', inside @ ..] => {
-                tags = Some((at, at + field.len()));
-                says_whose |= matches!(whose, Some(Whose::Tags(_))) && tell_whose(inside);
-            }
-            [b'c' | b'e', b':', ..] => says_whose |= matches!(whose, Some(Whose::Field(_))),
-            [b'm', b':', ..] => message = message.or(Some(at - 1)),
-            _ => {}
+    /// The same, where its places are known.
+    #[inline]
+    pub(crate) fn write_at(&self, line: &[u8], places: &Places, to: &mut Vec<u8>) {
+        let Some(edit) = &self.rules.edit else {
+            return self.add(line, places, to);
+        };
+        if self.adds_nothing() {
+            edit.write(line, to);
+            to.push(b'\n');
+            return;
+        }
+        EDITED.with_borrow_mut(|edited| {
+            edited.clear();
+            edit.write(line, edited);
+            self.add(edited, &Places::of(edited).unwrap_or_default(), to);
         });
-        let end = message.filter(|_| is_check).unwrap_or(line.len());
-        let (container, added) = match whose.filter(|_| !says_whose) {
-            Some(Whose::Field(field)) => (field.as_bytes(), &*self.rules.tags),
-            Some(Whose::Tags(all)) => (&[][..], &**all),
-            None => (&[][..], &*self.rules.tags),
-        };
+    }
 
-        to.reserve(line.len() + added.len() + container.len() + "|#\n".len());
-        let mut rest = 0;
-        let mut copy_until = |to: &mut Vec<u8>, end: usize| {
-            to.extend_from_slice(line.get(rest..end).unwrap_or_default());
-            rest = end;
-        };
-        // A message may have a `#` field behind it all the same.
-        let tags_are_behind = tags.is_some_and(|(_, tags_end)| tags_end > end);
-        if tags_are_behind {
-            copy_until(to, end);
-            to.extend_from_slice(container);
-        }
-        if let (false, Some((start, end))) = (added.is_empty(), tags) {
-            copy_until(to, end);
-            let is_open = end - start == 1 || line.get(end - 1) == Some(&b',');
-            if !is_open {
-                to.push(b',');
+    #[inline]
+    fn add(&self, line: &[u8], places: &Places, to: &mut Vec<u8>) {
+        let own = (self.own.as_deref()).filter(|own| !own.way.is_taken(line, places));
+        own.map_or(&self.rules.additions, |own| &own.additions)
+            .write(line, places, to);
+    }
+}
+
+impl Way {
+    /// Whether a line says by it whose it is.
+    fn is_taken(&self, line: &[u8], places: &Places) -> bool {
+        match self {
+            Self::Field => places.names_origin,
+            Self::Tags => {
+                let tags = places.tags.clone().and_then(|tags| line.get(tags));
+                tags.and_then(|tags| tags.get(1..)).is_some_and(tell_whose)
             }
-            to.extend_from_slice(added.as_bytes());
         }
-        if !tags_are_behind {
-            copy_until(to, end);
-            if tags.is_none() && !added.is_empty() {
-                to.extend_from_slice(b"|#");
-                to.extend_from_slice(added.as_bytes());
-            }
-            to.extend_from_slice(container);
-        }
-        copy_until(to, line.len());
     }
 }
 

@@ -10,13 +10,16 @@
 
 mod lines;
 mod number;
+mod places;
 mod plain;
 mod view;
 
-use memchr::{memchr, memchr_iter};
+use memchr::memchr;
 
+pub(crate) use self::lines::check_each;
 pub use self::lines::{Run, check_lines};
 pub(crate) use self::number::parse as parse_number;
+pub(crate) use self::places::Places;
 pub use self::view::{Event, Message, Metric, ServiceCheck, Status, Tags};
 use crate::telemetry::reasons;
 
@@ -127,27 +130,6 @@ pub(crate) fn scan<'a>(line: &'a [u8], see: impl FnMut(Part<'a>)) -> Result<Kind
         }
         _ => metric(line, see).map(Kind::Metric),
     }
-}
-
-/// Shows the fields of a line that passed [`check`], without looking at what stands
-/// before them a second time; whether it is a service check.
-#[inline]
-pub(crate) fn fields_of_checked<'a>(line: &'a [u8], mut see: impl FnMut(usize, &'a [u8])) -> bool {
-    if let [b'_', b'e', b'{', ..] | [b'_', b's', b'c', b'|', ..] = line {
-        let kind = scan(line, |part| {
-            if let Part::Field(at, field) = part {
-                see(at, field);
-            }
-        });
-        return kind == Ok(Kind::ServiceCheck);
-    }
-    // No name, value or type has a bar within it.
-    let mut bars = memchr_iter(b'|', line).skip(1).peekable();
-    while let Some(bar) = bars.next() {
-        let end = bars.peek().copied().unwrap_or(line.len());
-        see(bar + 1, line.get(bar + 1..end).unwrap_or_default());
-    }
-    false
 }
 
 /// Where a metric's name ends: at a colon, a bar, or a control character.

@@ -8,7 +8,7 @@ use super::pressure::{Keep, Pressure};
 use crate::forward::Forward;
 use crate::frame::Cut;
 use crate::log_limit::LogLimit;
-use crate::message::{Malformed, Run, check_lines};
+use crate::message::{Malformed, Run, check_each, check_lines};
 use crate::output::{Fanout, Room};
 use crate::telemetry::{FrameDrop, ListenerCounters, Reason, Shed};
 
@@ -183,61 +183,70 @@ impl<'a, 'f> Batch<'a, 'f> {
     }
 
     fn take_body(&mut self, body: &[u8], from: Sender<'_>) {
-        let forward = from.forward;
-        let filter = forward.filter();
+        if from.forward.is_identity() {
+            self.take_unchanged(body, from);
+        } else {
+            self.take_changed(body, from);
+        }
+    }
+
+    /// Takes lines that go as they came, as many at a time as can be.
+    fn take_unchanged(&mut self, body: &[u8], from: Sender<'_>) {
+        let filter = from.forward.filter();
         let takes_all = filter.takes_all();
         check_lines(body, |run| match run {
-            Run::Lines(lines, count) if takes_all => self.pass(lines, count, forward),
+            Run::Lines(lines, count) if takes_all => self.pass(lines, count),
             Run::Lines(lines, _) => {
-                let left_out = filter.runs(lines, |lines, count| self.pass(lines, count, forward));
+                let left_out = filter.runs(lines, |lines, count| self.pass(lines, count));
                 self.tally.filtered += left_out;
             }
             Run::Bare(line) if filter.takes(line) => {
                 self.tally.lines += 1;
-                if self.room.is_some() {
-                    self.rewrite(line, forward);
-                }
+                self.gather(1, |gathered| {
+                    gathered.extend_from_slice(line);
+                    gathered.push(b'\n');
+                });
             }
             Run::Bare(_) => self.tally.filtered += 1,
             Run::Bad(line, reason) => self.drop_line(line, reason, from.peer),
         });
     }
 
+    /// Takes lines that are changed, one by one.
+    fn take_changed(&mut self, body: &[u8], from: Sender<'_>) {
+        let forward = from.forward;
+        let filter = forward.filter();
+        check_each(body, |line, verdict| match verdict {
+            Ok(places) if filter.takes(line) => {
+                self.tally.lines += 1;
+                self.gather(1, |gathered| forward.write_at(line, &places, gathered));
+            }
+            Ok(_) => self.tally.filtered += 1,
+            Err(reason) => self.drop_line(line, reason, from.peer),
+        });
+    }
+
     /// Takes lines, each with its newline, that passed the check and the filter.
-    fn pass(&mut self, lines: &[u8], count: u64, forward: &Forward) {
+    fn pass(&mut self, lines: &[u8], count: u64) {
         self.tally.lines += count;
+        if lines.len() < DIRECT_BYTES {
+            self.gather(count, |gathered| gathered.extend_from_slice(lines));
+            return;
+        }
+        self.flush();
+        if let Some(room) = &mut self.room {
+            room.push(lines, count);
+        }
+    }
+
+    /// Gathers `count` lines; where lines are given up, does without.
+    #[inline]
+    fn gather(&mut self, count: u64, write: impl FnOnce(&mut Vec<u8>)) {
         if self.room.is_none() {
-            // Nobody gets them.
-        } else if forward.is_identity() {
-            self.hand_on(lines, count);
-        } else {
-            let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
-            for line in lines.split(|&byte| byte == b'\n') {
-                self.rewrite(line, forward);
-            }
+            return;
         }
-    }
-
-    fn hand_on(&mut self, lines: &[u8], count: u64) {
-        if lines.len() >= DIRECT_BYTES {
-            self.flush();
-            if let Some(room) = &mut self.room {
-                room.push(lines, count);
-            }
-        } else {
-            self.gathered.extend_from_slice(lines);
-            self.gathered_lines += count;
-            self.flush_if_full();
-        }
-    }
-
-    fn rewrite(&mut self, line: &[u8], forward: &Forward) {
-        forward.write(line, self.gathered);
-        self.gathered_lines += 1;
-        self.flush_if_full();
-    }
-
-    fn flush_if_full(&mut self) {
+        write(self.gathered);
+        self.gathered_lines += count;
         if self.gathered.len() >= GATHERED_BYTES {
             self.flush();
         }

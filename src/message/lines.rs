@@ -1,9 +1,12 @@
 //! The lines of a frame.
 
+use std::ops::Range;
+
 use memchr::memchr;
 
+use super::Malformed;
+use super::places::{Fields, Places};
 use super::plain::plain_metric;
-use super::{Malformed, check};
 
 /// Part of a frame, as far as its lines share a fate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,57 +19,98 @@ pub enum Run<'a> {
     Bad(&'a [u8], Malformed),
 }
 
+/// A line of a frame, without its end. There is at least a byte of it.
+struct Line<'a, F> {
+    text: &'a [u8],
+    verdict: Result<F, Malformed>,
+    /// Whether just a newline follows.
+    is_whole: bool,
+    /// Where it begins in the frame.
+    begin: usize,
+    /// Where the next one does.
+    end: usize,
+}
+
 /// Checks the lines of a frame, and shows them in runs as long as can be: a frame
 /// of nothing but good lines that ends with a newline is one.
 ///
 /// Empty lines are skipped. A carriage return before the newline belongs to the
 /// line's end, as with the Agent.
 pub fn check_lines<'a>(body: &'a [u8], mut see: impl FnMut(Run<'a>)) {
-    // What is not looked at yet; and the run that ends there.
-    let mut rest = body;
-    let mut run = body;
+    // The run that is not shown yet, and its lines.
+    let mut run = 0..0;
     let mut count = 0;
-    while !rest.is_empty() {
-        if let Some(next) = plain_metric(rest).and_then(|length| rest.get(length..)) {
+    let lines = |run: &Range<usize>| body.get(run.clone()).unwrap_or_default();
+    walk(body, |line: Line<'a, ()>| {
+        let is_good = line.is_whole && line.verdict.is_ok();
+        // Else it is another kind of line, or empty ones stand between.
+        if is_good && line.begin == run.end {
+            run.end = line.end;
             count += 1;
-            rest = next;
+            return;
+        }
+        if count > 0 {
+            see(Run::Lines(lines(&run), count));
+        }
+        if is_good {
+            run = line.begin..line.end;
+            count = 1;
+            return;
+        }
+        run = line.end..line.end;
+        count = 0;
+        see(match line.verdict {
+            Ok(()) => Run::Bare(line.text),
+            Err(reason) => Run::Bad(line.text, reason),
+        });
+    });
+    if count > 0 {
+        see(Run::Lines(lines(&run), count));
+    }
+}
+
+/// Checks the lines of a frame as [`check_lines`] does, and shows one after the other
+/// without its end: of a good one the places too.
+pub(crate) fn check_each<'a>(
+    body: &'a [u8],
+    mut see: impl FnMut(&'a [u8], Result<Places, Malformed>),
+) {
+    walk(body, |line: Line<'a, Places>| see(line.text, line.verdict));
+}
+
+/// Walks the lines of a frame that are not empty.
+#[inline]
+fn walk<'a, F: Fields>(body: &'a [u8], mut see: impl FnMut(Line<'a, F>)) {
+    let mut at = 0;
+    while let Some(rest @ [_, ..]) = body.get(at..) {
+        let begin = at;
+        let mut fields = F::default();
+        if let Some(length) = plain_metric(rest, |at, field| fields.note(at, field)) {
+            at += length;
+            see(Line {
+                text: rest.get(..length - 1).unwrap_or_default(),
+                verdict: Ok(fields),
+                is_whole: true,
+                begin,
+                end: at,
+            });
             continue;
         }
         let newline = memchr(b'\n', rest);
-        let (line, next) = match newline {
-            Some(newline) => {
-                let (line, next) = rest.split_at(newline);
-                (line, next.get(1..).unwrap_or_default())
-            }
-            None => (rest, &[][..]),
-        };
-        let stripped = line.strip_suffix(b"\r").unwrap_or(line);
-        let whole = newline.is_some() && stripped.len() == line.len();
-        let verdict = check(stripped);
-        if whole && verdict.is_ok() {
-            count += 1;
-        } else {
-            show_run(run, rest, count, &mut see);
-            match verdict {
-                _ if stripped.is_empty() => {}
-                Ok(_) => see(Run::Bare(stripped)),
-                Err(reason) => see(Run::Bad(stripped, reason)),
-            }
-            run = next;
-            count = 0;
+        let line = rest
+            .get(..newline.unwrap_or(rest.len()))
+            .unwrap_or_default();
+        let text = line.strip_suffix(b"\r").unwrap_or(line);
+        at += line.len() + usize::from(newline.is_some());
+        if !text.is_empty() {
+            see(Line {
+                text,
+                verdict: F::of(text),
+                is_whole: newline.is_some() && text.len() == line.len(),
+                begin,
+                end: at,
+            });
         }
-        rest = next;
-    }
-    show_run(run, rest, count, &mut see);
-}
-
-/// Shows `run` without `rest`, its end.
-fn show_run<'a>(run: &'a [u8], rest: &[u8], count: u64, see: &mut impl FnMut(Run<'a>)) {
-    if count > 0 {
-        see(Run::Lines(
-            run.get(..run.len() - rest.len()).unwrap_or_default(),
-            count,
-        ));
     }
 }
 
@@ -75,7 +119,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::message::line_strategy;
+    use crate::message::{check, line_strategy};
 
     fn runs(body: &[u8]) -> Vec<Run<'_>> {
         let mut runs = Vec::new();
@@ -172,6 +216,19 @@ mod tests {
                 }
             }
             prop_assert_eq!((good, bad), one_by_one);
+        }
+
+        /// What is found on the way is what a line by itself shows.
+        #[test]
+        fn prop_each_line_of_a_frame_has_its_places(body in bodies()) {
+            let mut shown = Vec::new();
+            check_each(&body, |line, verdict| shown.push((line.to_vec(), verdict)));
+            let one_by_one: Vec<_> = (body.split(|&byte| byte == b'\n'))
+                .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+                .filter(|line| !line.is_empty())
+                .map(|line| (line.to_vec(), Places::of(line)))
+                .collect();
+            prop_assert_eq!(shown, one_by_one);
         }
     }
 }

@@ -46,6 +46,24 @@ pub(super) fn scan_values(text: &[u8]) -> (usize, bool) {
     (length, is_plain)
 }
 
+/// Whether this is digits and at most a point, and surely above 0.
+#[inline]
+pub(super) fn is_plain_rate(text: &[u8]) -> bool {
+    // Of more places behind the point it might be too small to be told from 0.
+    const MOST_BYTES: usize = 20;
+    let mut points = 0;
+    let mut above = false;
+    for &byte in text {
+        match byte {
+            b'0' => {}
+            b'1'..=b'9' => above = true,
+            b'.' => points += 1,
+            _ => return false,
+        }
+    }
+    above && points <= 1 && text.len() <= MOST_BYTES
+}
+
 fn unsigned(text: &[u8]) -> &[u8] {
     match text {
         [b'+' | b'-', rest @ ..] => rest,

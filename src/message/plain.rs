@@ -6,9 +6,13 @@ use memchr::memchr2;
 use super::{end_of_name, number};
 
 /// The length of the first line of `text`, newline included, if it is surely a
-/// metric; what is rarer, wrong or unfinished is left to [`super::check`].
+/// metric; what is rarer, wrong or unfinished is left to [`super::check`]. Shows its
+/// fields on the way, of one that turns out not to be plain too.
 #[inline]
-pub(super) fn plain_metric(text: &[u8]) -> Option<usize> {
+pub(super) fn plain_metric<'a>(
+    text: &'a [u8],
+    mut see: impl FnMut(usize, &'a [u8]),
+) -> Option<usize> {
     // An underscore may begin an event or a service check.
     let end = end_of_name(text).filter(|&end| end > 0 && text.first() != Some(&b'_'))?;
     let rest = text.get(end..)?.strip_prefix(b":")?;
@@ -21,9 +25,18 @@ pub(super) fn plain_metric(text: &[u8]) -> Option<usize> {
     loop {
         match rest {
             [b'\n', ..] => break,
-            // Rates and timestamps have values to be checked.
-            [b'|', b'@' | b'T', ..] => return None,
-            [b'|', field @ ..] => rest = field.get(memchr2(b'|', b'\n', field)?..)?,
+            // Not often seen, and a number to be checked.
+            [b'|', b'T', ..] => return None,
+            [b'|', fields @ ..] => {
+                let (field, next) = fields.split_at_checked(memchr2(b'|', b'\n', fields)?)?;
+                if let [b'@', rate @ ..] = field
+                    && !number::is_plain_rate(rate)
+                {
+                    return None;
+                }
+                see(text.len() - fields.len(), field);
+                rest = next;
+            }
             _ => return None,
         }
     }

@@ -293,6 +293,13 @@ proptest! {
         prop_assert!(!is_plain || number::parse(&text.as_bytes()[..length]).is_some());
     }
 
+    #[test]
+    fn prop_a_plain_rate_is_above_0(text in "[0-9.]{0,24}|[0-9.+e-]{0,4}") {
+        let text = text.as_bytes();
+        let is_above = number::parse(text).is_some_and(|rate| rate > 0.0);
+        prop_assert!(!number::is_plain_rate(text) || is_above);
+    }
+
     /// No line that the grammar allows is rejected.
     #[test]
     fn prop_the_check_takes_what_the_grammar_allows(line in lines()) {
