@@ -5,10 +5,11 @@ use std::io::{self, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
+use crate::support::cgroup::Cgroup;
 use crate::support::daemon::{Program, binary, clean, configuration, daemon};
 use crate::support::sender::Sender;
 use crate::support::tools::{find, skip};
@@ -50,41 +51,6 @@ fn who_sends_rubbish_is_named() {
     assert!(!daemon.stderr.contains("peer= (pid"));
 }
 
-/// A cgroup that is called as a container's, in the first hierarchy that lets us make one.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn make(name: &str) -> Option<Self> {
-        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-        own.lines().find_map(|line| {
-            let mut columns = line.splitn(3, ':').skip(1);
-            let (controllers, path) = (columns.next()?, columns.next()?);
-            let mount = Path::new("/sys/fs/cgroup").join(controllers);
-            let directory = mount.join(path.trim_start_matches('/')).join(name);
-            fs::create_dir(&directory).ok()?;
-            let cgroup = Self(directory);
-            // In version 2 a cgroup with controllers below it has no processes.
-            cgroup.admits().then_some(cgroup)
-        })
-    }
-
-    fn admits(&self) -> bool {
-        let procs = self.0.join("cgroup.procs");
-        let status = std::process::Command::new("sh")
-            .args(["-c", "echo $$ > \"$0\""])
-            .arg(procs)
-            .stderr(std::process::Stdio::null())
-            .status();
-        status.is_ok_and(|status| status.success())
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        fs::remove_dir(&self.0).ok();
-    }
-}
-
 #[test]
 fn a_container_is_told_of_as_a_field_or_as_tags() {
     const ID: &str = "34dc0b5e626f2c5c4c5170e34b10e7654ce36f0fcd532739f4445baabea03376";
@@ -103,7 +69,7 @@ fn a_container_is_told_of_as_a_field_or_as_tags() {
         let mut daemon = start(directory, origin);
         for (number, scheme) in SCHEMES.iter().enumerate() {
             let socket = directory.join(scheme);
-            let _sender = Sender::start(scheme, &socket, "a:1|c", Some(&cgroup.0));
+            let _sender = Sender::start(scheme, &socket, "a:1|c", Some(cgroup.path()));
             daemon.until("the line comes", |daemon| {
                 daemon.stdout.text().lines().count() > number
             });

@@ -11,8 +11,9 @@ use std::thread;
 
 use rustix::process::Signal;
 
+use crate::support::cgroup::Cgroup;
 use crate::support::clients::framed;
-use crate::support::daemon::{Program, configuration, daemon};
+use crate::support::daemon::{Program, binary, configuration, daemon, daemon_by};
 use crate::support::lines::total;
 use crate::support::receiver::Receiver;
 
@@ -38,19 +39,47 @@ fn resident(daemon: &Program) -> u64 {
     number.parse().unwrap()
 }
 
+/// Three times what the idle daemon needs, KiB.
+fn enough_memory(directory: &Path, to: &str) -> u64 {
+    let mut idle = daemon(directory, &body(directory, to, "auto"));
+    idle.until("it reports", |daemon| daemon.stdout.contains("conntally."));
+    let enough = 3 * resident(&idle);
+    idle.stop();
+    enough
+}
+
 #[test]
 fn a_daemon_short_of_memory_slows_senders_down_sheds_and_recovers() {
-    const LINES: usize = 100;
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     let receiver = Receiver::start("unixstream", &directory.join("receiver"));
-    let mut idle = daemon(directory, &body(directory, &receiver.address, "auto"));
-    idle.until("it reports", |daemon| daemon.stdout.contains("conntally."));
-    let limit = format!("{}KiB", 3 * resident(&idle));
-    idle.stop();
-
+    let limit = format!("{}KiB", enough_memory(directory, &receiver.address));
     let body = body(directory, &receiver.address, &limit);
-    let mut daemon = daemon(directory, &body);
+    let daemon = daemon(directory, &body);
+    goes_short_and_recovers(daemon, directory, &receiver, &body);
+}
+
+#[test]
+fn a_daemon_whose_cgroup_is_short_of_memory_does_the_same_and_is_not_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let receiver = Receiver::start("unixstream", &directory.join("receiver"));
+    let limit = enough_memory(directory, &receiver.address) << 10;
+    let name = format!("conntally-test-{}", std::process::id());
+    let Some(cgroup) = Cgroup::of_memory(&name, limit) else {
+        let line = "SKIPPED: a_daemon_whose_cgroup_is_short_of_memory_does_the_same_and_is_not_killed: \
+                    no cgroup can be made that limits memory\n";
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        return;
+    };
+    let body = body(directory, &receiver.address, "auto");
+    let daemon = daemon_by(&mut cgroup.command(binary()), directory, &body);
+    assert!(daemon.stderr.contains(&cgroup.path().display().to_string()));
+    goes_short_and_recovers(daemon, directory, &receiver, &body);
+}
+
+fn goes_short_and_recovers(mut daemon: Program, directory: &Path, receiver: &Receiver, body: &str) {
+    const LINES: usize = 100;
     receiver.pause();
     let enough = Arc::new(AtomicBool::new(false));
     let flood = thread::spawn({

@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod admin;
+pub(crate) mod cgroup;
 pub(crate) mod clients;
 pub(crate) mod collector;
 pub(crate) mod counted;

@@ -174,8 +174,14 @@ pub(crate) fn configuration(directory: &Path, body: &str) -> PathBuf {
 /// Starts the daemon, and waits until it listens wherever `body` says.
 #[track_caller]
 pub(crate) fn daemon(directory: &Path, body: &str) -> Program {
+    daemon_by(&mut clean(binary()), directory, body)
+}
+
+/// The same by a command that runs the program.
+#[track_caller]
+pub(crate) fn daemon_by(program: &mut Command, directory: &Path, body: &str) -> Program {
     let config = configuration(directory, body);
-    let mut daemon = Program::start(clean(binary()).arg("run").arg("--config").arg(config));
+    let mut daemon = Program::start(program.arg("run").arg("--config").arg(config));
     let listeners = addresses(body);
     daemon.until("the daemon listens", |daemon| {
         let log = daemon.stderr.text();
