@@ -50,6 +50,31 @@ fn who_sends_rubbish_is_named() {
     assert!(!daemon.stderr.contains("peer= (pid"));
 }
 
+#[test]
+fn who_may_not_send_is_named_with_its_user() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let own = rustix::process::getuid().as_raw();
+    let socket = directory.join("in.socket");
+    let mut daemon = daemon(
+        directory,
+        &format!(
+            "[collector]\nsource = \"off\"\n\
+             [[listener]]\naddress = \"unixgram://{}\"\nallow_uids = [{}]\n",
+            socket.display(),
+            own + 1
+        ),
+    );
+    let sender = Sender::start("unixgram", &socket, "a:1|c", None);
+    let pid = format!("(pid {})", sender.pid());
+    let error = format!("user {own} is not in allow_uids");
+    daemon.until("the log names it", |daemon| {
+        let log = daemon.stderr.text();
+        let mut refused = log.lines().filter(|line| line.contains("reason=\"uid\""));
+        refused.any(|line| line.contains(&pid) && line.contains(&error))
+    });
+}
+
 /// A cgroup that is called as a container's, in the first hierarchy that lets us make one.
 struct Cgroup(PathBuf);
 
