@@ -44,7 +44,6 @@ pub use self::tracker::{Client, Tracker};
 use crate::address::{Address, HostPort};
 use crate::config;
 use crate::forward::{Forward, ForwardError};
-use crate::frame::MAX_FRAME_BYTES;
 use crate::handover;
 use crate::log_limit::LogLimit;
 use crate::output::Fanout;
@@ -110,7 +109,7 @@ pub enum ListenError {
     },
     /// `allow_uids` where users are unknown.
     #[error(
-        "cannot listen on {0}: allow_uids works with unixstream:// alone, which tells who connects"
+        "cannot listen on {0}: allow_uids works with unixstream:// and unixgram:// alone, which tell who sends"
     )]
     Uids(Address),
     /// Its lines can't be made what its keys ask for.
@@ -219,7 +218,7 @@ impl Listener {
             address: config.address.clone(),
             source,
         })?;
-        if !config.allow_uids.is_empty() && !matches!(config.address, Address::UnixStream(_)) {
+        if !config.allow_uids.is_empty() && config.address.path().is_none() {
             return Err(ListenError::Uids(config.address.clone()));
         }
         let (bound, inherited) = match left {
@@ -259,12 +258,7 @@ impl Listener {
                 }),
             },
             Socket::Datagrams(socket) => Kind::Datagrams {
-                datagrams: Datagrams {
-                    max_frame: config.max_frame.as_usize().min(MAX_FRAME_BYTES),
-                    senders,
-                    // Another process has counted what it lost.
-                    kernel_drops: socket.kernel_drops().unwrap_or(0),
-                },
+                datagrams: Datagrams::new(config, senders, &socket),
                 socket,
                 file,
             },

@@ -210,9 +210,9 @@ impl Streams {
         stage: &Arc<Stage>,
         tasks: &TaskTracker,
     ) {
-        self.senders.begin(Instant::now());
+        self.senders.begin();
         let forward = match peer.pid {
-            Some(pid) => self.senders.of(pid).clone(),
+            Some(pid) => self.senders.of(pid, None).clone(),
             None => self.senders.plain().clone(),
         };
         tracing::debug!(listener = %stage.listener, %peer, "connection accepted");

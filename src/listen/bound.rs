@@ -109,7 +109,7 @@ impl Bound {
                 Address::UnixDatagram(_) => {
                     let socket = std_unix::UnixDatagram::from(socket);
                     socket.set_nonblocking(true)?;
-                    let tells = socket::tells(&socket, file.is_some());
+                    let tells = datagram::ask(&socket)?;
                     let socket = UnixDatagram::from_std(socket)?;
                     Self {
                         socket: Socket::Datagrams(datagram::Socket::Unix(socket, tells)),

@@ -9,6 +9,7 @@ use crate::forward::Forward;
 use crate::frame::Cut;
 use crate::log_limit::LogLimit;
 use crate::message::{Malformed, Run, check_each, check_lines};
+use crate::output::backlog::SenderId;
 use crate::output::{Fanout, Room};
 use crate::telemetry::{FrameDrop, ListenerCounters, Reason, Shed};
 
@@ -154,6 +155,20 @@ impl<'a, 'f> Batch<'a, 'f> {
             gathered,
             gathered_lines: 0,
             tally: Tally::default(),
+        }
+    }
+
+    pub(super) const fn stage(&self) -> &'a Stage {
+        self.stage
+    }
+
+    /// What is taken from now on is this sender's to answer for.
+    pub(super) fn turn_to(&mut self, sender: SenderId) {
+        if (self.room.as_ref()).is_some_and(|room| room.sender() != sender) {
+            self.flush();
+            if let Some(room) = &mut self.room {
+                room.turn_to(sender);
+            }
         }
     }
 

@@ -1,23 +1,38 @@
 //! What is done with a process's lines: where it runs is looked up once, and taken for
 //! known as long as it is the same process.
 //!
-//! A number is used again once its process is gone. So what is known is known of a number
-//! and a start, and the start is compared every [`TURN`]. The kernel gives numbers out in
-//! turn (`alloc_pid` in `kernel/pid.c`): one comes again when all the others have been given
-//! out, tens of thousands of them, which takes longer than that.
+//! A number is used again once its process is gone, and a datagram may be read long after
+//! it was sent: its sender may be gone by then, and another process have the number. So what
+//! is known is known of a number and a span of time: from the process's start to when it was
+//! last seen there, and a little longer. What was sent within the span is that process's,
+//! whenever it is read; else the process is looked at once more. Who was gone by then, or
+//! began after it was sent, is unknown.
+//!
+//! How much longer: the kernel gives numbers out in turn (`alloc_pid` in `kernel/pid.c`), so
+//! that one comes again when all the others have been given out ([`reuse`]). That a host
+//! starts no more than [`STARTS_PER_SECOND`] processes and threads is what is assumed. Two
+//! more things are: that a number is not chosen on purpose (`ns_last_pid`, which takes
+//! privileges), and that the clock was not set back while a datagram was queued.
 
 use std::collections::HashMap;
 use std::fs;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::origin::{Origin, start_in};
 use crate::config::OriginChoice;
 use crate::forward::Forward;
 
-/// How long a number surely stays one process's.
-const TURN: Duration = Duration::from_millis(100);
+/// More than a large host manages.
+const STARTS_PER_SECOND: u32 = 200_000;
+
+/// The longest that a number is taken for one process's without looking.
+const LONGEST_TURN: Duration = Duration::from_secs(30);
+
+/// The least of `kernel.pid_max` that is the kernel's own choice (`PID_MAX_DEFAULT` in
+/// `linux/threads.h`).
+const USUAL_NUMBERS: u32 = 32_768;
 
 /// The most processes that are remembered. What it takes to look one up again is little.
 const MOST_KNOWN: usize = 1024;
@@ -30,6 +45,49 @@ fn read(pid: u32, name: &str) -> Option<Vec<u8>> {
     fs::read(format!("/proc/{pid}/{name}")).ok()
 }
 
+/// How long a number surely stays one process's, where so many are given out.
+fn reuse(numbers: u32) -> Duration {
+    (Duration::from_secs(1) * numbers / STARTS_PER_SECOND).min(LONGEST_TURN)
+}
+
+/// How many there are here (`proc_sys_kernel(5)`).
+fn numbers() -> u32 {
+    let told = fs::read_to_string("/proc/sys/kernel/pid_max").ok();
+    let told = told.and_then(|text| text.trim().parse().ok());
+    told.unwrap_or(USUAL_NUMBERS)
+}
+
+/// A moment, since the system started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment(Duration);
+
+/// What two clocks of the system show at once.
+#[derive(Clone, Copy, Debug)]
+struct Clocks {
+    since_boot: Duration,
+    since_1970: Duration,
+}
+
+impl Clocks {
+    fn now() -> Self {
+        let of = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
+        Self {
+            since_boot: of(ClockId::Boottime),
+            since_1970: of(ClockId::Realtime),
+        }
+    }
+
+    const fn moment(self) -> Moment {
+        Moment(self.since_boot)
+    }
+
+    /// When that was, but not later than now.
+    fn moment_of(self, since_1970: Duration) -> Moment {
+        let ago = self.since_1970.saturating_sub(since_1970);
+        Moment(self.since_boot.saturating_sub(ago))
+    }
+}
+
 /// The processes that send to a listener.
 #[derive(Debug)]
 pub(super) struct Senders {
@@ -37,17 +95,16 @@ pub(super) struct Senders {
     /// For those of whom nothing is to be told.
     plain: Forward,
     known: HashMap<u32, Known>,
-    /// Counted, and when it began.
-    turn: u64,
-    turned: Instant,
+    clocks: Clocks,
+    reuse: Duration,
 }
 
 #[derive(Debug)]
 struct Known {
-    /// None where it was gone before it could be looked at.
-    start: Option<u64>,
-    /// When that was compared last.
-    turn: Option<u64>,
+    /// When the process began; none where it was gone, or another, when it was looked at.
+    start: Option<Moment>,
+    /// When the number was its last.
+    seen: Moment,
     forward: Forward,
 }
 
@@ -57,8 +114,8 @@ impl Senders {
             choice,
             plain,
             known: HashMap::new(),
-            turn: 0,
-            turned: Instant::now(),
+            clocks: Clocks::now(),
+            reuse: reuse(numbers()),
         }
     }
 
@@ -67,65 +124,88 @@ impl Senders {
         &self.plain
     }
 
-    /// Begins to read, now: whoever is asked for is compared once more, if it is time.
-    pub(super) fn begin(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.turned) >= TURN {
-            self.turn += 1;
-            self.turned = now;
+    /// Begins to read, now.
+    pub(super) fn begin(&mut self) {
+        if self.choice != OriginChoice::None {
+            self.clocks = Clocks::now();
         }
     }
 
-    /// What is done with this process's lines.
-    pub(super) fn of(&mut self, pid: u32) -> &Forward {
-        self.look_up(pid, &mut read)
-    }
-
-    fn look_up(&mut self, pid: u32, files: &mut impl Files) -> &Forward {
-        let (choice, turn) = (self.choice, Some(self.turn));
-        if choice == OriginChoice::None {
+    /// What is done with this process's lines, which it sent at that time since 1970; now, if
+    /// that is not known.
+    pub(super) fn of(&mut self, pid: u32, sent: Option<Duration>) -> &Forward {
+        if self.choice == OriginChoice::None {
             return &self.plain;
         }
+        let now = self.clocks.moment();
+        let sent = sent.map_or(now, |sent| self.clocks.moment_of(sent));
+        self.look_up(pid, sent, now, &mut read)
+    }
+
+    fn look_up(&mut self, pid: u32, sent: Moment, now: Moment, files: &mut impl Files) -> &Forward {
         if self.known.len() >= MOST_KNOWN && !self.known.contains_key(&pid) {
-            self.known.retain(|_, known| known.turn == turn);
+            let reuse = self.reuse;
+            self.known.retain(|_, known| known.is_fresh(now, reuse));
             if self.known.len() >= MOST_KNOWN {
                 self.known.clear();
             }
         }
         let known = self.known.entry(pid).or_insert_with(|| Known {
             start: None,
-            turn: None,
+            seen: Moment::default(),
             forward: self.plain.clone(),
         });
-        if known.turn != turn {
-            known.turn = turn;
-            known.compare(pid, &self.plain, choice, files);
+        if !known.is_fresh(sent, self.reuse) {
+            known.compare(pid, now, &self.plain, self.choice, files);
         }
-        &known.forward
+        if known.start.is_some_and(|start| start <= sent) && known.is_fresh(sent, self.reuse) {
+            &known.forward
+        } else {
+            &self.plain
+        }
     }
 }
 
 impl Known {
-    /// Looks whether the number is that process's still, and else who has it now. Who is
-    /// gone is who it was: nobody else has the number.
-    fn compare(&mut self, pid: u32, plain: &Forward, choice: OriginChoice, files: &mut impl Files) {
+    /// Whether the number cannot have been given out again between when it was seen last and
+    /// this moment.
+    fn is_fresh(&self, at: Moment, reuse: Duration) -> bool {
+        at.0 <= self.seen.0.saturating_add(reuse)
+    }
+
+    /// Looks whether the number is that process's still, and else who has it now.
+    fn compare(
+        &mut self,
+        pid: u32,
+        now: Moment,
+        plain: &Forward,
+        choice: OriginChoice,
+        files: &mut impl Files,
+    ) {
+        self.seen = now;
         let before = start_of(pid, files);
-        if before.is_none() || before == self.start {
+        if before.is_some() && before == self.start {
             return;
         }
+        self.start = None;
+        let Some(start) = before else { return };
         let cgroup = files(pid, "cgroup").unwrap_or_default();
         let origin = Origin::in_cgroup(&String::from_utf8_lossy(&cgroup));
         // Between the two it may have become another's.
-        let after = start_of(pid, files);
-        (self.start, self.forward) = if after == before {
-            (after, plain.with_origin(&origin, choice))
-        } else {
-            (None, plain.clone())
-        };
+        if start_of(pid, files) == before {
+            self.start = Some(start);
+            self.forward = plain.with_origin(&origin, choice);
+        }
     }
 }
 
-fn start_of(pid: u32, files: &mut impl Files) -> Option<u64> {
-    start_in(&files(pid, "stat")?)
+fn start_of(pid: u32, files: &mut impl Files) -> Option<Moment> {
+    let ticks = start_in(&files(pid, "stat")?)?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    // Cut to a tick, and so not after it began.
+    Some(Moment(Duration::from_millis(
+        ticks.saturating_mul(1000) / per_second,
+    )))
 }
 
 #[cfg(test)]
@@ -161,65 +241,83 @@ mod tests {
         }
     }
 
+    const REUSE: Duration = Duration::from_millis(100);
+
     fn senders(choice: OriginChoice) -> Senders {
-        Senders::new(Forward::default(), choice)
+        Senders {
+            reuse: REUSE,
+            ..Senders::new(Forward::default(), choice)
+        }
     }
 
-    fn next_turn(senders: &mut Senders) {
-        senders.begin(senders.turned + TURN);
+    fn at(millis: u64) -> Moment {
+        Moment(Duration::from_millis(millis))
     }
 
-    /// The line of a sender, of which only the container's number is left.
-    fn written(senders: &mut Senders, system: &System, pid: u32) -> String {
+    /// The line of a sender, sent and read at these milliseconds, of which only the
+    /// container's number is left.
+    fn written(senders: &mut Senders, system: &System, pid: u32, sent: u64, now: u64) -> String {
         let mut out = Vec::new();
         senders
-            .look_up(pid, &mut |pid, name: &str| system.file(pid, name))
+            .look_up(pid, at(sent), at(now), &mut |pid, name: &str| {
+                system.file(pid, name)
+            })
             .write(b"a:1|c", &mut out);
         String::from_utf8(out).unwrap().replace(ZEROES, "")
     }
 
     #[test]
-    fn a_process_is_looked_up_once_and_compared_once_a_turn() {
+    fn a_process_is_looked_up_once_and_seen_again_once_in_a_while() {
         let system = System::of(&[(7, 1111)]);
         let mut senders = senders(OriginChoice::Field);
-        for (turn, reads) in [(0, 3), (1, 4), (2, 5)] {
-            for _ in 0..10 {
-                let began = senders.turned;
-                senders.begin(began + TURN / 2);
-                assert_eq!(written(&mut senders, &system, 7), "a:1|c|c:ci-1111\n");
+        for (now, reads) in [(20_000, 3), (20_101, 4), (30_000, 5)] {
+            for millis in 0..=100 {
+                let line = written(&mut senders, &system, 7, now + millis, now + millis);
+                assert_eq!(line, "a:1|c|c:ci-1111\n");
             }
-            assert_eq!(system.reads.get(), reads, "{turn}");
-            next_turn(&mut senders);
+            assert_eq!(system.reads.get(), reads, "{now}");
         }
     }
 
     #[test]
-    fn a_number_that_another_process_has_is_not_mistaken() {
+    fn a_number_that_another_process_has_by_now_is_not_mistaken() {
         let mut senders = senders(OriginChoice::Field);
-        assert_eq!(
-            written(&mut senders, &System::of(&[(7, 1111)]), 7),
-            "a:1|c|c:ci-1111\n"
-        );
-        next_turn(&mut senders);
-        assert_eq!(
-            written(&mut senders, &System::of(&[(7, 2222)]), 7),
-            "a:1|c|c:ci-2222\n"
-        );
+        let (before, after) = (System::of(&[(7, 1111)]), System::of(&[(7, 2222)]));
+        written(&mut senders, &before, 7, 20_000, 20_000);
+        // Whenever it is read.
+        for (sent, told) in [
+            (20_000, "a:1|c|c:ci-1111\n"),
+            (20_100, "a:1|c|c:ci-1111\n"),
+            // Before the other began, and after the one was seen last.
+            (20_101, "a:1|c\n"),
+            (22_219, "a:1|c\n"),
+            (22_220, "a:1|c|c:ci-2222\n"),
+            (60_000, "a:1|c|c:ci-2222\n"),
+        ] {
+            assert_eq!(
+                written(&mut senders, &after, 7, sent, 60_000),
+                told,
+                "{sent}"
+            );
+        }
     }
 
     #[test]
-    fn who_is_gone_is_who_it_was_and_a_stranger_stays_one() {
+    fn who_is_gone_is_who_it_was_for_a_while_and_a_stranger_stays_one() {
         let mut senders = senders(OriginChoice::Field);
-        written(&mut senders, &System::of(&[(7, 1111)]), 7);
-        next_turn(&mut senders);
         let nobody = System::of(&[]);
-        assert_eq!(written(&mut senders, &nobody, 7), "a:1|c|c:ci-1111\n");
-        assert_eq!(written(&mut senders, &nobody, 8), "a:1|c\n");
-        next_turn(&mut senders);
-        assert_eq!(
-            written(&mut senders, &System::of(&[(8, 1)]), 8),
-            "a:1|c|c:ci-0001\n"
-        );
+        written(&mut senders, &System::of(&[(7, 1111)]), 7, 20_000, 20_000);
+        for (pid, sent, told) in [
+            (7, 20_100, "a:1|c|c:ci-1111\n"),
+            (7, 20_101, "a:1|c\n"),
+            (8, 20_101, "a:1|c\n"),
+        ] {
+            let line = written(&mut senders, &nobody, pid, sent, 25_000);
+            assert_eq!(line, told, "{pid} {sent}");
+        }
+        let system = System::of(&[(8, 1)]);
+        let line = written(&mut senders, &system, 8, 25_101, 25_101);
+        assert_eq!(line, "a:1|c|c:ci-0001\n");
     }
 
     #[test]
@@ -227,7 +325,7 @@ mod tests {
         let mut senders = senders(OriginChoice::Field);
         let (before, after) = (System::of(&[(7, 1)]), System::of(&[(7, 2)]));
         let mut reads = 0;
-        let forward = senders.look_up(7, &mut |pid, name: &str| {
+        let forward = senders.look_up(7, at(9000), at(9000), &mut |pid, name: &str| {
             reads += 1;
             let system = if reads == 1 { &before } else { &after };
             system.file(pid, name)
@@ -237,12 +335,36 @@ mod tests {
 
     #[test]
     fn nothing_is_looked_up_that_is_not_to_be_told() {
-        let system = System::of(&[(7, 1)]);
-        assert_eq!(
-            written(&mut senders(OriginChoice::None), &system, 7),
-            "a:1|c\n"
-        );
-        assert_eq!(system.reads.get(), 0);
+        let mut senders = senders(OriginChoice::None);
+        assert!(senders.of(std::process::id(), None).is_identity());
+        assert!(senders.known.is_empty());
+    }
+
+    #[test]
+    fn a_process_begins_between_the_looks_at_the_clock_before_and_after() {
+        let before = Clocks::now();
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let after = Clocks::now();
+        let start = start_of(child.id(), &mut read).unwrap();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        // Cut to a tick.
+        let tick = Duration::from_millis(1000 / rustix::param::clock_ticks_per_second());
+        assert!(start.0 + tick >= before.since_boot, "{start:?} {before:?}");
+        assert!(start <= after.moment(), "{start:?} {after:?}");
+        assert_eq!(after.moment_of(after.since_1970), after.moment());
+        let later = after.since_1970 + tick;
+        assert_eq!(after.moment_of(later), after.moment(), "not later than now");
+    }
+
+    #[test]
+    fn the_more_numbers_there_are_the_longer_one_stays_a_processs() {
+        for (numbers, millis) in [(32_768, 163), (4_194_304, 20_971), (u32::MAX, 30_000)] {
+            assert_eq!(reuse(numbers).as_millis(), millis, "{numbers}");
+        }
     }
 
     #[test]
@@ -252,11 +374,10 @@ mod tests {
         let system = System::of(&all);
         for &(pid, start) in &all {
             let expected = format!("a:1|c|#container_id:{start:04}\n");
-            assert_eq!(written(&mut senders, &system, pid), expected);
+            let now = 60_000 + u64::from(pid / 7) * 101;
+            let line = written(&mut senders, &system, pid, now, now);
+            assert_eq!(line, expected);
             assert!(senders.known.len() <= MOST_KNOWN);
-            if pid % 7 == 0 {
-                next_turn(&mut senders);
-            }
         }
     }
 }

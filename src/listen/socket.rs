@@ -6,18 +6,17 @@ mod file;
 use std::fs::{self, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, lchown};
 use std::path::Path;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixDatagram, UnixListener, UnixSocket};
 
 pub(crate) use self::file::SocketFile;
 use super::ListenError;
-use super::datagram::Tells;
+use super::datagram::{self, Tells};
 use crate::address::{Address, HostPort};
 use crate::config::{FileMode, Owner};
 
@@ -46,43 +45,17 @@ pub(crate) fn unix_stream(place: Place<'_>) -> Result<(UnixListener, SocketFile)
     })
 }
 
-/// Binds a unix datagram socket, which tells the processes that send by it where it can.
+/// Binds a unix datagram socket, which tells who sends by it.
 pub(super) fn unix_datagram(
     place: Place<'_>,
 ) -> Result<(UnixDatagram, Tells, SocketFile), ListenError> {
     let errors = Errors(place.address);
     let socket = UnixSocket::new_datagram().map_err(errors.while_doing("open a socket"))?;
-    let tells = if sees_every_process() {
-        // Before anybody can send: what was sent before would tell of no process.
-        sockopt::set_socket_passcred(&socket, true)
-            .map_err(|error| errors.of(error.into(), "ask for the senders' processes"))?;
-        Tells::Process
-    } else {
-        Tells::Nothing
-    };
+    // Before anybody can send: what was sent before would tell of no process.
+    let tells =
+        datagram::ask(&socket).map_err(errors.while_doing("ask for the senders' processes"))?;
     let (socket, file) = place.give_to(Ok(socket), SocketType::DGRAM, UnixSocket::datagram)?;
     Ok((socket, tells, file))
-}
-
-/// Whether a unix datagram socket tells processes that another process of ours made, or
-/// somebody else. Of the latter's, datagrams may wait that were sent before it was asked to.
-pub(super) fn tells(socket: impl AsFd, is_ours: bool) -> Tells {
-    let does = is_ours && sees_every_process();
-    if does && sockopt::socket_passcred(socket).unwrap_or(false) {
-        Tells::Process
-    } else {
-        Tells::Nothing
-    }
-}
-
-/// The pid namespace of the system itself, which all others are in (`PROC_PID_INIT_INO`
-/// in `linux/proc_ns.h`).
-const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
-
-/// Whether every process has a number here. In another pid namespace, those outside of it
-/// have 0, which rustix's type for it does not admit.
-fn sees_every_process() -> bool {
-    fs::read_link("/proc/self/ns/pid").is_ok_and(|path| path == Path::new(FIRST_PID_NAMESPACE))
 }
 
 /// What stands at a path, where it may be replaced.

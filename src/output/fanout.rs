@@ -211,6 +211,17 @@ fn put(part: Option<&mut Part<'_>>, inlet: &Inlet, lines: &[u8], count: u64, sen
 }
 
 impl Room<'_> {
+    /// Whose lines are pushed.
+    #[must_use]
+    pub const fn sender(&self) -> SenderId {
+        self.sender
+    }
+
+    /// What is pushed from now on is another sender's.
+    pub const fn turn_to(&mut self, sender: SenderId) {
+        self.sender = sender;
+    }
+
     /// Reserves `bytes` in each output: waits where the output asks senders to,
     /// does without where it drops. Returns whether it had to wait. What is
     /// pushed after the future was dropped half way is taken or counted all the same.

@@ -12,6 +12,8 @@ reasons! {
         Truncated = "truncated",
         /// No length prefix where `framing = "length"` asks for one.
         Unframed = "unframed",
+        /// Of a datagram: its sender's user is not in `allow_uids`.
+        Uid = "uid",
     }
 }
 

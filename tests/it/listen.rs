@@ -40,6 +40,17 @@ struct Rig {
     task: JoinHandle<()>,
 }
 
+/// A listener of this scheme on a socket file in `directory`.
+fn configured(directory: &Path, scheme: &str) -> config::Listener {
+    let path = directory.join("dsd.socket");
+    config::Listener {
+        address: format!("{scheme}://{}", path.display()).parse().unwrap(),
+        // Whether the tests run in a container is not theirs to know.
+        origin: OriginChoice::None,
+        ..config::Listener::default()
+    }
+}
+
 /// Room of the output's queue.
 const QUEUE_BYTES: usize = 256 << 10;
 
@@ -61,15 +72,14 @@ impl Rig {
         change: impl FnOnce(&mut config::Listener),
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("dsd.socket");
-        let mut config = config::Listener {
-            address: format!("{scheme}://{}", path.display()).parse().unwrap(),
-            // Whether the tests run in a container is not theirs to know.
-            origin: OriginChoice::None,
-            ..config::Listener::default()
-        };
+        let mut config = configured(directory.path(), scheme);
         change(&mut config);
         let listener = Listener::bind(&config).await.unwrap();
+        Self::of(listener, directory, pressure)
+    }
+
+    /// With this listener.
+    fn of(listener: Listener, directory: TempDir, pressure: Arc<Pressure>) -> Self {
         let output = Arc::new(OutputCounters::default());
         let settings = Settings {
             capacity: QUEUE_BYTES,

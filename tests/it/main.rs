@@ -13,6 +13,7 @@ mod dashboards;
 mod decode;
 mod end_to_end;
 mod events;
+mod fairness;
 mod grammar;
 mod groups;
 mod handover;

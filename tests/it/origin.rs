@@ -52,6 +52,31 @@ fn who_sends_rubbish_is_named() {
 }
 
 #[test]
+fn who_may_not_send_is_named_with_its_user() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let own = rustix::process::getuid().as_raw();
+    let socket = directory.join("in.socket");
+    let mut daemon = daemon(
+        directory,
+        &format!(
+            "[collector]\nsource = \"off\"\n\
+             [[listener]]\naddress = \"unixgram://{}\"\nallow_uids = [{}]\n",
+            socket.display(),
+            own + 1
+        ),
+    );
+    let sender = Sender::start("unixgram", &socket, "a:1|c", None);
+    let pid = format!("(pid {})", sender.pid());
+    let error = format!("user {own} is not in allow_uids");
+    daemon.until("the log names it", |daemon| {
+        let log = daemon.stderr.text();
+        let mut refused = log.lines().filter(|line| line.contains("reason=\"uid\""));
+        refused.any(|line| line.contains(&pid) && line.contains(&error))
+    });
+}
+
+#[test]
 fn a_container_is_told_of_as_a_field_or_as_tags() {
     const ID: &str = "34dc0b5e626f2c5c4c5170e34b10e7654ce36f0fcd532739f4445baabea03376";
     let Some(cgroup) = Cgroup::make(&format!("docker-{ID}.scope")) else {

@@ -68,10 +68,10 @@ fn check_listener(key: &str, listener: &Listener, found: &mut Mistakes) {
             format!("{what} write unixstream:///path, unixgram:///path, udp:// or tcp://"),
         );
     }
-    if !listener.allow_uids.is_empty() && !matches!(listener.address, Address::UnixStream(_)) {
+    if !listener.allow_uids.is_empty() && listener.address.path().is_none() {
         found.add(
             format!("{key}.allow_uids"),
-            "works with unixstream:// alone, which tells who connects",
+            "works with unixstream:// and unixgram:// alone, which tell who sends",
         );
     }
     check_rate(key, listener.rate, found);

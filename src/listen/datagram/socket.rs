@@ -1,64 +1,55 @@
-//! Datagram sockets, unix and UDP alike, and who sent what comes by them.
+//! Datagram sockets, unix and UDP alike.
 
-use std::fmt;
-use std::fs;
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::net::{self as std_net, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net as std_unix;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, recvmsg, sockopt,
-};
+use rustix::net::{Shutdown, sockopt};
 use tokio::io::Interest;
 use tokio::net::{UdpSocket, UnixDatagram};
 
-use crate::listen::stream::Peer;
-
-/// Who sent a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whom {
-    /// Not told.
-    Unknown,
-    /// The process of this number.
-    Process(u32),
-    /// From there, by UDP.
-    Remote(SocketAddr),
-}
-
-impl fmt::Display for Whom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown => f.write_str("unknown"),
-            Self::Process(pid) => {
-                let peer = Peer {
-                    pid: Some(*pid),
-                    ..Peer::default()
-                };
-                peer.with_program().fmt(f)
-            }
-            Self::Remote(remote) => remote.fmt(f),
-        }
-    }
-}
+use super::envelope::{Envelope, Tells};
+use super::sys;
 
 /// A bound datagram socket.
 #[derive(Debug)]
 pub(in crate::listen) enum Socket {
-    /// And whether the kernel tells who sends by it.
+    /// And what it tells.
     Unix(UnixDatagram, Tells),
     Udp(UdpSocket),
 }
 
-/// Whether a unix socket was made to tell the processes that send by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::listen) enum Tells {
-    Process,
-    Nothing,
+/// Has a unix socket tell who sends by it, and when.
+///
+/// # Errors
+/// When it can't tell who.
+pub(in crate::listen) fn ask(socket: impl AsFd) -> io::Result<Tells> {
+    sockopt::set_socket_passcred(&socket, true)?;
+    Ok(match sys::ask_for_times(socket.as_fd()) {
+        Ok(()) => Tells::ProcessAndTime,
+        Err(error) => {
+            tracing::debug!(%error, "datagrams will not tell when they were sent");
+            Tells::Process
+        }
+    })
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(socket, _) => socket.as_fd(),
+            Self::Udp(socket) => socket.as_fd(),
+        }
+    }
 }
 
 impl Socket {
+    const fn tells(&self) -> Tells {
+        match self {
+            Self::Unix(_, tells) => *tells,
+            Self::Udp(_) => Tells::Remote,
+        }
+    }
+
     pub(super) async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Unix(socket, _) => socket.readable().await,
@@ -66,17 +57,18 @@ impl Socket {
         }
     }
 
-    /// The next datagram, cut off at the buffer's end.
-    pub(super) fn try_recv(&self, buffer: &mut [u8]) -> io::Result<(usize, Whom)> {
+    /// The next datagram, as far as the runtime knows, cut off at the buffer's end.
+    pub(super) fn try_receive(&self, buffer: &mut [u8], envelope: &mut Envelope) -> io::Result<()> {
+        let receive = || self.receive(buffer, envelope);
         match self {
-            Self::Unix(socket, Tells::Process) => {
-                socket.try_io(Interest::READABLE, || recv_with_process(socket, buffer))
-            }
-            Self::Unix(socket, Tells::Nothing) => socket
-                .try_recv(buffer)
-                .map(|length| (length, Whom::Unknown)),
-            Self::Udp(socket) => socket.try_recv_from(buffer).map(with_remote),
+            Self::Unix(socket, _) => socket.try_io(Interest::READABLE, receive),
+            Self::Udp(socket) => socket.try_io(Interest::READABLE, receive),
         }
+    }
+
+    /// The same, asked of the system itself: the runtime may not have looked yet.
+    pub(super) fn receive(&self, buffer: &mut [u8], envelope: &mut Envelope) -> io::Result<()> {
+        sys::receive(self.as_fd(), self.tells(), buffer, envelope)
     }
 
     /// The socket itself, with what is queued in it.
@@ -91,13 +83,18 @@ impl Socket {
     }
 
     /// Lets nothing more come, where that can be.
-    pub(super) fn into_queued(self) -> io::Result<Queue> {
+    pub(super) fn close(&self) -> io::Result<()> {
         match self {
-            Self::Unix(socket, tells) => {
-                rustix::net::shutdown(&socket, Shutdown::Read)?;
-                Ok(Queue::Unix(socket.into_std()?, tells))
-            }
-            Self::Udp(socket) => socket.into_std().map(Queue::Udp),
+            Self::Unix(socket, _) => Ok(rustix::net::shutdown(socket, Shutdown::Read)?),
+            Self::Udp(_) => Ok(()),
+        }
+    }
+
+    /// The most that can be waiting, what each datagram takes beside its bytes included.
+    pub(super) fn most_bytes(&self) -> usize {
+        match self {
+            Self::Unix(..) => usize::MAX,
+            Self::Udp(socket) => sockopt::socket_recv_buffer_size(socket).unwrap_or(usize::MAX),
         }
     }
 
@@ -122,109 +119,40 @@ impl Socket {
         Some(doubled as u64 / 2)
     }
 
-    /// Datagrams that the kernel dropped for want of room since the socket was
-    /// bound. Unix senders wait instead.
+    /// Datagrams that the kernel dropped for want of room since the socket was bound, modulo
+    /// 2³². Unix senders wait instead.
     ///
-    /// This is the kernel's own count, and exact whenever it is asked for. `SO_RXQ_OVFL`
-    /// tells the same by the next datagram alone, if there is one, and makes each longer.
-    pub(in crate::listen) fn kernel_drops(&self) -> Option<u64> {
+    /// This is the kernel's own count, exact whenever it is asked for. `SO_RXQ_OVFL` tells
+    /// the same by the next datagram alone, if there is one.
+    pub(in crate::listen) fn kernel_drops(&self) -> Option<u32> {
         let Self::Udp(socket) = self else { return None };
-        let inode = rustix::fs::fstat(socket).ok()?.st_ino;
-        ["/proc/net/udp", "/proc/net/udp6"]
-            .iter()
-            .find_map(|table| drops_of(&fs::read_to_string(table).ok()?, inode))
+        sys::kernel_drops(socket.as_fd())
     }
-}
-
-/// A socket whose datagrams are asked of the system itself: the runtime may not
-/// have looked yet.
-pub(super) enum Queue {
-    Unix(std_unix::UnixDatagram, Tells),
-    Udp(std_net::UdpSocket),
-}
-
-impl Queue {
-    pub(super) fn recv(&self, buffer: &mut [u8]) -> io::Result<(usize, Whom)> {
-        match self {
-            Self::Unix(socket, Tells::Process) => recv_with_process(socket, buffer),
-            Self::Unix(socket, Tells::Nothing) => {
-                socket.recv(buffer).map(|length| (length, Whom::Unknown))
-            }
-            Self::Udp(socket) => socket.recv_from(buffer).map(with_remote),
-        }
-    }
-
-    /// The most that can be waiting, what each datagram takes beside its bytes included.
-    pub(super) fn most_bytes(&self) -> usize {
-        match self {
-            Self::Unix(..) => usize::MAX,
-            Self::Udp(socket) => sockopt::socket_recv_buffer_size(socket).unwrap_or(usize::MAX),
-        }
-    }
-}
-
-fn with_remote((length, remote): (usize, SocketAddr)) -> (usize, Whom) {
-    (length, Whom::Remote(remote))
-}
-
-/// Receives from a socket that tells processes. There is room for a process and nothing
-/// else: descriptors that a sender passes are closed by the kernel.
-fn recv_with_process(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Whom)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut parts = [IoSliceMut::new(buffer)];
-    let received = recvmsg(socket, &mut parts, &mut control, RecvFlags::empty())?;
-    let whom = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmCredentials(sender) => Some(sender.pid.as_raw_nonzero().get()),
-        _ => None,
-    });
-    let whom = whom.and_then(|pid| u32::try_from(pid).ok());
-    Ok((received.bytes, whom.map_or(Whom::Unknown, Whom::Process)))
-}
-
-/// The last column of the line of this inode, the tenth column, in
-/// `/proc/net/udp` (`proc_net_udp(5)`).
-fn drops_of(table: &str, inode: u64) -> Option<u64> {
-    table.lines().skip(1).find_map(|line| {
-        let mut columns = line.split_ascii_whitespace();
-        if columns.nth(9)?.parse() != Ok(inode) {
-            return None;
-        }
-        columns.next_back()?.parse().ok()
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TABLE: &str = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
-  382: 0100007F:1FBD 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 00000000a1b2c3d4 17
-  541: 00000000:0044 00000000:0000 07 00000000:00000000 00:00000000 00000000   101        0 815 2 00000000deadbeef 0
-";
-
-    #[test]
-    fn the_kernels_drops_are_found_by_inode() {
-        assert_eq!(drops_of(TABLE, 4711), Some(17));
-        assert_eq!(drops_of(TABLE, 815), Some(0));
-        assert_eq!(drops_of(TABLE, 1), None);
-        assert_eq!(drops_of("", 1), None);
-    }
+    use crate::listen::datagram::envelope::Whom;
 
     #[tokio::test]
-    async fn a_bound_socket_is_in_the_kernels_table() {
+    async fn a_datagram_is_cut_off_and_tells_its_sender() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            let Ok(socket) = UdpSocket::bind(address).await else {
+            let Ok(receiver) = UdpSocket::bind(address).await else {
                 continue;
             };
-            assert_eq!(Socket::Udp(socket).kernel_drops(), Some(0), "{address}");
+            let sender = std::net::UdpSocket::bind(address).unwrap();
+            let to = receiver.local_addr().unwrap();
+            let socket = Socket::Udp(receiver);
+            sender.send_to(b"abc", to).unwrap();
+            let (mut buffer, mut envelope) = ([0; 2], Envelope::EMPTY);
+            socket.receive(&mut buffer, &mut envelope).unwrap();
+            assert_eq!((&buffer, envelope.bytes), (b"ab", 2));
+            let from = Whom::Remote(sender.local_addr().unwrap());
+            assert_eq!(envelope.whom(), from);
+            let none = socket.receive(&mut buffer, &mut envelope).unwrap_err();
+            assert_eq!(none.kind(), io::ErrorKind::WouldBlock);
+            assert_eq!(socket.kernel_drops(), Some(0), "{address}");
         }
-    }
-
-    #[test]
-    fn a_process_is_told_with_its_program() {
-        let told = Whom::Process(std::process::id()).to_string();
-        let pid = format!("(pid {})", std::process::id());
-        assert!(told.ends_with(&pid) && told.len() > pid.len(), "{told}");
     }
 }

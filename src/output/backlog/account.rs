@@ -1,5 +1,6 @@
 //! What goes into a backlog and what comes out of it, in numbers.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::LineSource;
@@ -23,29 +24,54 @@ pub struct Limits {
 /// Bytes of one context's values that are kept, and beyond which a sample is.
 pub const VALUES_BYTES: usize = 16 << 10;
 
-/// Who is to have a share of the room: a process, or a connection.
+/// Who is to have a share of the room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SenderId(pub(super) u64);
+pub struct SenderId(Kind);
 
-/// Numbers above those of processes.
-static NEXT_SENDER: AtomicU64 = AtomicU64::new(1 << 32);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Agent,
+    Process(u32),
+    Remote(IpAddr),
+    /// Counted.
+    Unknown(u64),
+}
+
+static NEXT_UNKNOWN: AtomicU64 = AtomicU64::new(0);
 
 impl SenderId {
     /// Of a process, however many connections it has.
     #[must_use]
     pub fn of_process(pid: u32) -> Self {
-        Self(pid.into())
+        Self(Kind::Process(pid))
     }
 
-    /// Unlike any other, for whose process is not known.
+    /// Of a host, whichever ports it sends from. All of 127/8 is one host, and so is an
+    /// IPv6 network of 64 bits, in which a host may take as many addresses as it likes
+    /// (RFC 8981); but for the link-local one, which all of a link's hosts share.
+    #[must_use]
+    pub fn of_remote(address: IpAddr) -> Self {
+        Self(Kind::Remote(match address.to_canonical() {
+            IpAddr::V4(own) if own.is_loopback() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(other) if !other.is_unicast_link_local() => {
+                Ipv6Addr::from_bits(other.to_bits() & NETWORK_MASK).into()
+            }
+            other => other,
+        }))
+    }
+
+    /// Unlike any other, for who is not known.
     #[must_use]
     pub fn unique() -> Self {
-        Self(NEXT_SENDER.fetch_add(1, Ordering::Relaxed))
+        Self(Kind::Unknown(NEXT_UNKNOWN.fetch_add(1, Ordering::Relaxed)))
     }
 }
 
+/// The upper 64 bits of an IPv6 address.
+const NETWORK_MASK: u128 = !(u64::MAX as u128);
+
 /// The agent's own, whatever others have.
-pub const OWN: SenderId = SenderId(0);
+pub const OWN: SenderId = SenderId(Kind::Agent);
 
 /// Whose lines these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,5 +177,33 @@ impl Portion {
             entries: usize::MAX,
             bytes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(address: &str) -> SenderId {
+        SenderId::of_remote(address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_host_is_one_sender_whichever_of_its_addresses_it_uses() {
+        for (one, other) in [
+            ("127.0.0.1", "127.1.2.3"),
+            ("10.0.0.1", "::ffff:10.0.0.1"),
+            ("2001:db8::1", "2001:db8::ffff:1:2:3"),
+        ] {
+            assert_eq!(of(one), of(other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("10.0.0.1", "10.0.0.2"),
+            ("2001:db8::1", "2001:db8:0:1::1"),
+            ("fe80::1", "fe80::2"),
+        ] {
+            assert_ne!(of(one), of(other), "{one} {other}");
+        }
+        assert_ne!(SenderId::unique(), SenderId::unique());
     }
 }

@@ -4,8 +4,12 @@
 //! and each sender's. When there is no room, a sender that would still have no
 //! more than its share (the limit by the senders that hold something) takes the
 //! place of the youngest entry of the sender that holds most; any other is refused.
+//! Beyond [`MOST_SENDERS`], newcomers share with one that is there, by the hash of who
+//! they are (stochastic fairness, as in `tc-sfq(8)`).
 //! The agent's own lines are one more sender, outside of the shares: a tenth of
 //! the room is theirs, and what is left free besides.
+
+use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -29,8 +33,13 @@ const UNMERGED: usize = 1;
 /// places of 5 bytes), and in the list of free ones, which may be twice as long.
 const SLOT_BYTES: usize = size_of::<Option<Entry>>() / 8 * 9 + 12 + 8;
 
+/// Senders told apart, as many as a listener takes connections by default: whoever can
+/// forge addresses, or fork, could be any number, and each makes looking for who holds most
+/// take longer.
+const MOST_SENDERS: usize = 1024;
+
 /// A sender: its holding, and its place in the index, each with room to grow.
-const SENDER_BYTES: usize = 2 * size_of::<Holding>() + 5 * size_of::<(u64, u32)>() / 2;
+const SENDER_BYTES: usize = 2 * size_of::<Holding>() + 5 * size_of::<(SenderId, u32)>() / 2;
 
 /// The neighbours by age.
 #[derive(Clone, Copy, Debug)]
@@ -137,8 +146,9 @@ impl Slots {
         dropped: &mut Dropped,
         gone: impl FnMut(u32, &Entry),
     ) -> Result<u32, LineDrop> {
-        let is_new = from.source == LineSource::Listeners && !self.senders.contains_key(&from.id);
+        let before = self.senders.len();
         let sender = self.sender(from);
+        let is_new = self.senders.len() > before;
         let mut need = [1, usize::from(entry.is_alone()), SLOT_BYTES + entry.bytes()];
         if is_new {
             need[2] += SENDER_BYTES;
@@ -270,10 +280,14 @@ impl Slots {
         if let Some(&sender) = self.senders.get(&from.id) {
             return sender;
         }
+        if self.senders.len() >= MOST_SENDERS {
+            let place = self.senders.hasher().hash_one(from.id) % MOST_SENDERS as u64;
+            // The places behind the agent's own, all of them in use.
+            return u32::try_from(place + 1).unwrap_or(1);
+        }
         let holding = Holding::new(from.id);
         let sender = match self.free_holdings.pop() {
             Some(sender) => sender,
-            // No more of them than entries.
             None => u32::try_from(self.holdings.len()).unwrap_or(0),
         };
         match self.holdings.get_mut(sender as usize) {

@@ -18,10 +18,10 @@ const LIMITS: Limits = Limits {
     tick_seconds: 10,
 };
 
-fn sender(id: u64) -> Sender {
+fn sender(id: u32) -> Sender {
     Sender {
         source: LineSource::Listeners,
-        id: SenderId(id),
+        id: SenderId::of_process(id),
     }
 }
 
@@ -142,6 +142,27 @@ fn a_sender_with_less_than_its_share_takes_the_place_of_the_one_with_most() {
         drained(&mut backlog),
         "a0:1|c\na1:1|c\na2:1|c\na3:1|c\na4:1|c\nb:1|c\nc:1|c\nd:1|c\ne:1|c\nown:1|g\n"
     );
+}
+
+#[test]
+fn only_so_many_senders_are_told_apart() {
+    let mut backlog = backlog(Limits {
+        contexts: 100_000,
+        ..LIMITS
+    });
+    let mut bytes = Vec::new();
+    for id in 1..=5000 {
+        let before = backlog.bytes();
+        let taken = backlog.merge(format!("a{id:04}:1|c\n").as_bytes(), sender(id), None);
+        assert_eq!(taken.dropped.total(), 0);
+        bytes.push(backlog.bytes() - before);
+    }
+    // Those behind bring a context alone.
+    assert!(bytes[1024] < bytes[1023]);
+    assert!(bytes[..1024].iter().all(|&one| one == bytes[0]));
+    assert!(bytes[1024..].iter().all(|&one| one == bytes[1024]));
+    assert_eq!(drained(&mut backlog).lines().count(), 5000);
+    assert_eq!(backlog.bytes(), 0);
 }
 
 #[test]
@@ -267,7 +288,7 @@ proptest! {
     #[test]
     fn prop_every_line_is_accounted_for(
         steps in prop::collection::vec(
-            (prop::collection::vec(prop_oneof![few(), line_strategy().prop_map(|line| line + "\n")], 0..12), 0..5_u64, 0..400_usize, 0_u32..5),
+            (prop::collection::vec(prop_oneof![few(), line_strategy().prop_map(|line| line + "\n")], 0..12), 0..5_u32, 0..400_usize, 0_u32..5),
             0..12,
         ),
         contexts in 1..40_usize,

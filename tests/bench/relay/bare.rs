@@ -1,8 +1,10 @@
 //! The least that a relay can do: whole frames are copied, unread, from unix
-//! streams to one output.
+//! streams (or datagrams, see there) to one output.
 //!
 //! One thread, one epoll, one read for each readiness, one blocking write for each
 //! read (one for each frame where the output takes datagrams).
+
+mod datagrams;
 
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
@@ -10,6 +12,8 @@ use std::net::{TcpStream, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use rustix::event::epoll;
+
+use crate::workload::Source;
 
 /// Room for a read, and so the most that a write takes.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -104,13 +108,20 @@ impl Connection {
     }
 }
 
-/// `SOCKET ADDRESS`. Prints a line when it listens, and runs until it is ended.
+/// `SOURCE PLACE ADDRESS READS`. Prints a line when it listens, and runs until it is ended.
 pub(crate) fn run(arguments: &[String]) -> io::Result<()> {
-    let [socket, address] = arguments else {
-        return Err(io::Error::other("two arguments, please"));
+    let [source, place, address, reads] = arguments else {
+        return Err(io::Error::other("four arguments, please"));
     };
     let mut output = Output::connect(address)?;
-    let listener = UnixListener::bind(socket)?;
+    match source.parse()? {
+        Source::UnixStream => streams(place, &mut output),
+        source => datagrams::relay(source, place, reads.parse()?, &mut output),
+    }
+}
+
+fn streams(place: &str, output: &mut Output) -> io::Result<()> {
+    let listener = UnixListener::bind(place)?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let readable = epoll::EventFlags::IN;
     epoll::add(
@@ -143,7 +154,7 @@ pub(crate) fn run(arguments: &[String]) -> io::Result<()> {
                 .and_then(|place| connections.get_mut(place));
             if let Some(slot) = slot
                 && let Some(connection) = slot
-                && !connection.relay(&mut output)?
+                && !connection.relay(output)?
             {
                 *slot = None;
             }

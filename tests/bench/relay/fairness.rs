@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::process::Process;
 use crate::round::{Load, Relay};
-use crate::workload::{Frames, Writes};
+use crate::workload::{Frames, Reads, Source, Writes};
 
 /// Lines of the quiet client in a round, and the rest between two of them.
 const LINES: usize = 300;
@@ -98,13 +98,16 @@ fn round(relay: Relay) -> io::Result<[Latencies; 2]> {
     let out = directory.path().join("out.socket");
     let told = receive(&out)?;
     let address = format!("unixstream://{}", out.display());
-    let (relay, socket) = relay.start(directory.path(), &address)?;
+    let socket = directory.path().join("in.socket");
+    let place = socket.display().to_string();
+    let relay = relay.start(Source::UnixStream, &place, directory.path(), &address)?;
     let mut quiet = UnixStream::connect(&socket)?;
     let alone = send(&mut quiet, &told)?;
     let mut flood = Process::role(
         "generate",
         &[
-            &socket.display().to_string(),
+            &Source::UnixStream.to_string(),
+            &place,
             &FLOODS.to_string(),
             &Frames::Packed.to_string(),
             &Writes::Frame.to_string(),
@@ -141,7 +144,7 @@ pub(crate) fn measure(rounds: usize) -> io::Result<()> {
         "p99 ratio"
     );
     let relays = [
-        ("bare", Relay::Bare),
+        ("bare", Relay::Bare(Reads::Single)),
         (
             "conntally, sending at once",
             Relay::Conntally {

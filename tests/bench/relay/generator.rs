@@ -1,14 +1,15 @@
-//! The sending side: tagged lines over unix streams, framed and written beforehand.
+//! The sending side: tagged lines framed and written beforehand.
 
 use std::io::{self, Write};
+use std::net::UdpSocket;
 use std::num::NonZeroU64;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::thread;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::workload::{Frames, Writes};
+use crate::workload::{Frames, Source, Writes};
 
 /// Lines before they repeat.
 const CORPUS_LINES: usize = 20_000;
@@ -16,6 +17,8 @@ const CORPUS_LINES: usize = 20_000;
 const CONTEXTS: usize = 1_000;
 /// The Agent's `dogstatsd_buffer_size`, and what its clients fill.
 const FRAME_BYTES: usize = 8_192;
+/// What its clients fill over UDP.
+const DATAGRAM_BYTES: usize = 1_432;
 const BATCH_BYTES: usize = 64 << 10;
 
 /// Bytes that go out in one write, and the lines in them.
@@ -44,7 +47,12 @@ fn line(number: usize) -> String {
     )
 }
 
-fn frame(payload: &[u8], into: &mut Vec<u8>) -> io::Result<()> {
+/// Puts a payload behind its length, or, as a datagram, alone.
+fn frame(payload: &[u8], source: Source, into: &mut Vec<u8>) -> io::Result<()> {
+    if source != Source::UnixStream {
+        into.extend_from_slice(payload);
+        return Ok(());
+    }
     let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
     into.extend_from_slice(&length.to_le_bytes());
     into.extend_from_slice(payload);
@@ -52,14 +60,17 @@ fn frame(payload: &[u8], into: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// The whole corpus, cut into what single writes take.
-fn chunks(frames: Frames, writes: Writes) -> io::Result<Vec<Chunk>> {
+fn chunks(source: Source, frames: Frames, writes: Writes) -> io::Result<Vec<Chunk>> {
+    let most = match frames {
+        Frames::Packed => FRAME_BYTES,
+        Frames::Datagram => DATAGRAM_BYTES,
+        Frames::Single => 0,
+    };
     let mut payloads = Vec::new();
     for number in 0..CORPUS_LINES {
         let line = line(number).into_bytes();
         match payloads.last_mut() {
-            Some(Chunk { bytes, lines })
-                if frames == Frames::Packed && bytes.len() + line.len() <= FRAME_BYTES =>
-            {
+            Some(Chunk { bytes, lines }) if bytes.len() + line.len() <= most => {
                 bytes.extend_from_slice(&line);
                 *lines += 1;
             }
@@ -76,12 +87,12 @@ fn chunks(frames: Frames, writes: Writes) -> io::Result<Vec<Chunk>> {
                 if writes == Writes::Batch
                     && chunk.bytes.len() + payload.bytes.len() + 4 <= BATCH_BYTES =>
             {
-                frame(&payload.bytes, &mut chunk.bytes)?;
+                frame(&payload.bytes, source, &mut chunk.bytes)?;
                 chunk.lines += payload.lines;
             }
             _ => {
                 let mut bytes = Vec::new();
-                frame(&payload.bytes, &mut bytes)?;
+                frame(&payload.bytes, source, &mut bytes)?;
                 chunks.push(Chunk {
                     bytes,
                     lines: payload.lines,
@@ -90,6 +101,39 @@ fn chunks(frames: Frames, writes: Writes) -> io::Result<Vec<Chunk>> {
         }
     }
     Ok(chunks)
+}
+
+/// What goes to a relay.
+enum Target {
+    Stream(UnixStream),
+    UnixDatagram(UnixDatagram),
+    Udp(UdpSocket),
+}
+
+impl Target {
+    fn connect(source: Source, listener: &str) -> io::Result<Self> {
+        Ok(match source {
+            Source::UnixStream => Self::Stream(UnixStream::connect(listener)?),
+            Source::UnixDatagram => {
+                let socket = UnixDatagram::unbound()?;
+                socket.connect(listener)?;
+                Self::UnixDatagram(socket)
+            }
+            Source::Udp => {
+                let socket = UdpSocket::bind("127.0.0.1:0")?;
+                socket.connect(listener)?;
+                Self::Udp(socket)
+            }
+        })
+    }
+
+    fn send(&mut self, chunk: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stream(stream) => stream.write_all(chunk),
+            Self::UnixDatagram(socket) => socket.send(chunk).map(drop),
+            Self::Udp(socket) => socket.send(chunk).map(drop),
+        }
+    }
 }
 
 /// Holds a sender to so many lines a second.
@@ -117,19 +161,29 @@ impl Pace {
     }
 }
 
-/// `SOCKET CONNECTIONS FRAMES WRITES PER_SECOND MESSAGES`; a rate of 0 is no limit.
+/// `SOURCE LISTENER CONNECTIONS FRAMES WRITES PER_SECOND MESSAGES`; a rate of 0 is no limit.
 /// Prints a line when it has connected, waits for one on standard input, sends round robin
 /// until the messages are out, and prints how many they were.
 pub(crate) fn run(arguments: &[String]) -> io::Result<()> {
-    let [socket, connections, frames, writes, per_second, messages] = arguments else {
-        return Err(io::Error::other("six arguments, please"));
+    let [
+        source,
+        listener,
+        connections,
+        frames,
+        writes,
+        per_second,
+        messages,
+    ] = arguments
+    else {
+        return Err(io::Error::other("seven arguments, please"));
     };
+    let source = source.parse()?;
     let messages: u64 = messages.parse().map_err(io::Error::other)?;
     let per_second: u64 = per_second.parse().map_err(io::Error::other)?;
     let connections: usize = connections.parse().map_err(io::Error::other)?;
-    let chunks = chunks(frames.parse()?, writes.parse()?)?;
-    let mut streams = (0..connections)
-        .map(|_| UnixStream::connect(socket))
+    let chunks = chunks(source, frames.parse()?, writes.parse()?)?;
+    let mut targets = (0..connections)
+        .map(|_| Target::connect(source, listener))
         .collect::<io::Result<Vec<_>>>()?;
     println!("ready");
     io::stdin().read_line(&mut String::new())?;
@@ -147,8 +201,8 @@ pub(crate) fn run(arguments: &[String]) -> io::Result<()> {
             if let Some(pace) = &pace {
                 pace.wait(sent);
             }
-            streams[turn].write_all(&chunk.bytes)?;
-            turn = (turn + 1) % streams.len();
+            targets[turn].send(&chunk.bytes)?;
+            turn = (turn + 1) % targets.len();
             sent += chunk.lines;
         }
     }

@@ -4,11 +4,13 @@
 //! own: this program started again in another role, or the release binary. Per
 //! round the bare relay and conntally run one after the other on the same load,
 //! and the medians of the rounds are compared, as a machine drifts more between
-//! runs than the two differ.
+//! runs than the two differ. Where datagrams come in, so does a bare relay that takes
+//! them in batches.
 //!
 //! ```text
 //! cargo bench --bench relay                         # every workload
 //! cargo bench --bench relay -- a b                  # some
+//! cargo bench --bench relay -- f-unixgram f-udp     # some that take datagrams
 //! cargo bench --bench relay -- matrix --rounds 1    # 1 to 1,000 connections, to every sink
 //! cargo bench --bench relay -- a --full              # with tags, timeouts, own metrics
 //! cargo bench --bench relay -- a --messages 2000000 --rounds 3

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::process::binary;
 use crate::round::{CONNECTIONS, Load, Setting, as_float};
-use crate::workload::{Frames, Sink, Workload, Writes};
+use crate::workload::{Frames, Sink, Source, Workload, Writes};
 
 /// Lines that a busy measurement sends.
 pub(crate) const MESSAGES: u64 = 4_000_000;
@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BUSY: Workload = Workload {
     key: "memory",
     title: "8 KiB frames, to unix stream",
+    source: Source::UnixStream,
     frames: Frames::Packed,
     writes: Writes::Frame,
     per_second: None,
@@ -51,7 +52,7 @@ fn resting(connections: usize) -> io::Result<(u64, u64)> {
     let frame = [&length.to_le_bytes()[..], line].concat();
     let mut streams = Vec::new();
     for _ in 0..connections {
-        let mut stream = UnixStream::connect(&setting.socket)?;
+        let mut stream = UnixStream::connect(setting.socket())?;
         stream.write_all(&frame)?;
         streams.push(stream);
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::process::Process;
-use crate::workload::{Sink, Workload};
+use crate::workload::{Reads, Sink, Source, Workload};
 
 /// As many connections as a handful of busy services.
 pub(crate) const CONNECTIONS: usize = 4;
@@ -35,6 +36,8 @@ pub(crate) struct Outcome {
     pub(crate) seconds: f64,
     pub(crate) cpu_seconds: f64,
     pub(crate) peak_kib: u64,
+    /// What the kernel had no room for in the relay's UDP socket.
+    pub(crate) kernel_drops: u64,
 }
 
 impl Outcome {
@@ -55,13 +58,15 @@ pub(crate) fn as_float(number: u64) -> f64 {
 /// The rounds of both relays.
 pub(crate) struct Comparison {
     pub(crate) bare: Vec<Outcome>,
+    /// The bare one that reads datagrams in batches; none with streams.
+    pub(crate) batched: Vec<Outcome>,
     pub(crate) ours: Vec<Outcome>,
 }
 
 /// Which relay.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Relay {
-    Bare,
+    Bare(Reads),
     Conntally {
         /// Of the collector.
         source: &'static str,
@@ -72,14 +77,20 @@ pub(crate) enum Relay {
 }
 
 impl Relay {
-    /// Starts it, to send to an address; and where it listens, in `directory`.
-    pub(crate) fn start(self, directory: &Path, address: &str) -> io::Result<(Process, PathBuf)> {
-        let socket = directory.join("in.socket");
-        let relay = match self {
-            Self::Bare => {
-                let mut relay = Process::role("bare", &[&socket.display().to_string(), address])?;
+    /// Starts it, to send what comes to `place` to an address.
+    pub(crate) fn start(
+        self,
+        from: Source,
+        place: &str,
+        directory: &Path,
+        address: &str,
+    ) -> io::Result<Process> {
+        match self {
+            Self::Bare(reads) => {
+                let arguments = [&from.to_string(), place, address, &reads.to_string()];
+                let mut relay = Process::role("bare", &arguments)?;
                 relay.line()?;
-                relay
+                Ok(relay)
             }
             Self::Conntally {
                 source,
@@ -91,71 +102,97 @@ impl Relay {
                     Load::Full => "tags = [\"env:prod\"]\nidle_timeout = \"60s\"\n",
                 };
                 let config = directory.join("conntally.toml");
+                // The last that it binds: it listens once there is an answer.
+                let knock = directory.join("knock.socket");
                 fs::write(
                     &config,
                     format!(
                         "[collector]\nsource = \"{source}\"\n\
                          [report]\ntelemetry = {telemetry}\n\
                          [admin]\nsocket = \"{admin}\"\n\
-                         [[listener]]\naddress = \"unixstream://{listen}\"\n{limits}\
+                         [[listener]]\naddress = \"{from}://{place}\"\n{limits}\
+                         [[listener]]\naddress = \"unixstream://{knock}\"\n\
                          [[output]]\naddress = \"{address}\"\n{output}",
                         telemetry = load == Load::Full,
                         admin = directory.join("admin.socket").display(),
-                        listen = socket.display(),
+                        knock = knock.display(),
                     ),
                 )?;
-                Process::conntally(&config, &socket)?
+                Process::conntally(&config, &knock)
             }
-        };
-        Ok((relay, socket))
+        }
     }
+}
+
+/// Where a relay is to listen.
+fn place(source: Source, directory: &Path) -> io::Result<String> {
+    Ok(match source {
+        Source::UnixStream | Source::UnixDatagram => socket_in(directory).display().to_string(),
+        // Free now, and hardly taken by the time it is bound again.
+        Source::Udp => UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string(),
+    })
+}
+
+fn socket_in(directory: &Path) -> PathBuf {
+    directory.join("in.socket")
+}
+
+/// The last column of the line of the socket with this local port, 0 where there is none
+/// (`proc_net_udp(5)`).
+fn kernel_drops(place: &str) -> io::Result<u64> {
+    let Some(port) = (place.rsplit_once(':')).and_then(|(_, port)| port.parse::<u16>().ok()) else {
+        return Ok(0);
+    };
+    let port = format!(":{port:04X}");
+    let table = fs::read_to_string("/proc/net/udp")?;
+    let drops = table.lines().find_map(|line| {
+        let mut columns = line.split_ascii_whitespace();
+        let is_it = columns.nth(1)?.ends_with(&port);
+        is_it.then(|| columns.next_back()?.parse().ok())?
+    });
+    Ok(drops.unwrap_or(0))
 }
 
 /// A directory, a receiver and a relay that sends to it.
 pub(crate) struct Setting {
-    pub(crate) socket: PathBuf,
+    /// Where the relay listens.
+    place: String,
     pub(crate) receiver: Process,
     pub(crate) relay: Process,
     // Last, as fields are dropped in order: nobody uses the directory any more.
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Setting {
-    fn receiver(sink: Sink, directory: &Path) -> io::Result<(Process, String)> {
-        let directory = directory.display().to_string();
-        let mut receiver = Process::role("receive", &[&sink.to_string(), &directory])?;
-        let address = receiver.line()?;
-        Ok((receiver, address))
-    }
-
-    fn bare(sink: Sink) -> io::Result<Self> {
+    fn start(relay: Relay, source: Source, sink: Sink) -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let (receiver, address) = Self::receiver(sink, directory.path())?;
-        let (relay, socket) = Relay::Bare.start(directory.path(), &address)?;
+        let path = directory.path();
+        let mut receiver =
+            Process::role("receive", &[&sink.to_string(), &path.display().to_string()])?;
+        let address = receiver.line()?;
+        let place = place(source, path)?;
+        let relay = relay.start(source, &place, path, &address)?;
         Ok(Self {
-            socket,
+            place,
             receiver,
             relay,
-            _directory: directory,
+            directory,
         })
     }
 
-    /// `source` is the collector's; `load` what else it has to do.
+    /// Between unix streams; `source` is the collector's, `load` what else it has to do.
     pub(crate) fn conntally(sink: Sink, source: &'static str, load: Load) -> io::Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let (receiver, address) = Self::receiver(sink, directory.path())?;
         let relay = Relay::Conntally {
             source,
             load,
             output: "",
         };
-        let (relay, socket) = relay.start(directory.path(), &address)?;
-        Ok(Self {
-            socket,
-            receiver,
-            relay,
-            _directory: directory,
-        })
+        Self::start(relay, Source::UnixStream, sink)
+    }
+
+    /// The socket of a relay that listens on a unix socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket_in(self.directory.path())
     }
 
     /// Sends the load, and waits until all of it has come out or no more does.
@@ -169,7 +206,8 @@ impl Setting {
         let mut generator = Process::role(
             "generate",
             &[
-                &self.socket.display().to_string(),
+                &workload.source.to_string(),
+                &self.place,
                 &connections.to_string(),
                 &workload.frames.to_string(),
                 &workload.writes.to_string(),
@@ -212,16 +250,18 @@ impl Setting {
             seconds: (arrived - started).as_secs_f64(),
             cpu_seconds: self.relay.cpu_seconds()? - cpu,
             peak_kib: self.relay.peak_kib()?,
+            kernel_drops: kernel_drops(&self.place)?,
         })
     }
 }
 
 fn once(
-    mut setting: Setting,
+    relay: Relay,
     workload: &Workload,
     connections: usize,
     messages: u64,
 ) -> io::Result<Outcome> {
+    let mut setting = Setting::start(relay, workload.source, workload.sink)?;
     let outcome = setting.carry(workload, connections, messages)?;
     setting.relay.end()?;
     setting.receiver.end()?;
@@ -237,17 +277,21 @@ pub(crate) fn compare(
 ) -> io::Result<Comparison> {
     let mut comparison = Comparison {
         bare: Vec::new(),
+        batched: Vec::new(),
         ours: Vec::new(),
     };
+    let ours = Relay::Conntally {
+        source: "off",
+        load,
+        output: "",
+    };
     for _ in 0..rounds {
-        let bare = Setting::bare(workload.sink)?;
-        comparison
-            .bare
-            .push(once(bare, workload, connections, messages)?);
-        let ours = Setting::conntally(workload.sink, "off", load)?;
-        comparison
-            .ours
-            .push(once(ours, workload, connections, messages)?);
+        let once = |relay| once(relay, workload, connections, messages);
+        comparison.bare.push(once(Relay::Bare(Reads::Single))?);
+        if workload.source != Source::UnixStream {
+            comparison.batched.push(once(Relay::Bare(Reads::Batch))?);
+        }
+        comparison.ours.push(once(ours)?);
     }
     Ok(comparison)
 }

@@ -46,6 +46,27 @@ pub(crate) fn row(label: &str, workload: &Workload, results: &Comparison) {
         lost(&results.ours),
         median(&results.ours, |outcome| as_float(outcome.peak_kib) / 1024.0),
     );
+    if results.batched.is_empty() {
+        return;
+    }
+    let cpu = median(&results.batched, Outcome::cpu_per_million);
+    let rate = median(&results.batched, |outcome| outcome.per_second() / 1e6);
+    println!(
+        "{:<46} {cpu:>7.3} {:>8} {:>15} {rate:>7.3} {:>8} {:>15} {:>5}",
+        "           bare by recvmmsg",
+        "",
+        ratio(our_cpu / cpu, None),
+        "",
+        ratio(our_rate / rate, None),
+        lost(&results.batched),
+    );
+    let drops = |outcomes: &[Outcome]| outcomes.iter().map(|one| one.kernel_drops).sum::<u64>();
+    println!(
+        "           datagrams that the kernel dropped: {} bare, {} by recvmmsg, {} ours",
+        drops(&results.bare),
+        drops(&results.batched),
+        drops(&results.ours),
+    );
 }
 
 fn ratio(value: f64, reach: Option<f64>) -> String {

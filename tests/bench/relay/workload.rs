@@ -9,6 +9,8 @@ use std::str::FromStr;
 pub(crate) enum Frames {
     /// As many as 8 KiB take.
     Packed,
+    /// As many as a UDP datagram takes that Ethernet need not cut.
+    Datagram,
     /// One.
     Single,
 }
@@ -19,6 +21,26 @@ pub(crate) enum Writes {
     /// A frame.
     Frame,
     /// The frames that 64 KiB take.
+    Batch,
+}
+
+/// How lines come to the relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Frames behind a little-endian `u32` length.
+    UnixStream,
+    /// A datagram a frame.
+    UnixDatagram,
+    /// A datagram a frame.
+    Udp,
+}
+
+/// How the bare relay takes datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// By `recvmsg(2)`, each by itself.
+    Single,
+    /// By `recvmmsg(2)`, as many as have come.
     Batch,
 }
 
@@ -56,8 +78,10 @@ macro_rules! words {
         }
     };
 }
-words!(Frames { Packed = "packed", Single = "single" });
+words!(Frames { Packed = "packed", Datagram = "datagram", Single = "single" });
 words!(Writes { Frame = "frame", Batch = "batch" });
+words!(Source { UnixStream = "unixstream", UnixDatagram = "unixgram", Udp = "udp" });
+words!(Reads { Single = "recvmsg", Batch = "recvmmsg" });
 words!(Sink { UnixStream = "unixstream", Tcp = "tcp", UnixDatagram = "unixgram", Udp = "udp" });
 
 /// One load, and what is to be reached under it.
@@ -65,6 +89,7 @@ pub(crate) struct Workload {
     /// How the command line names it.
     pub(crate) key: &'static str,
     pub(crate) title: &'static str,
+    pub(crate) source: Source,
     pub(crate) frames: Frames,
     pub(crate) writes: Writes,
     /// Lines a second; none: as many as go.
@@ -90,6 +115,7 @@ impl Workload {
             sinks.into_iter().map(move |sink| Self {
                 key: "matrix",
                 title: "",
+                source: Source::UnixStream,
                 frames,
                 writes: Writes::Frame,
                 per_second: None,
@@ -106,6 +132,7 @@ impl Workload {
         Self {
             key: "a",
             title: "8 KiB frames, to unix stream",
+            source: Source::UnixStream,
             frames: Frames::Packed,
             writes: Writes::Frame,
             per_second: None,
@@ -117,6 +144,7 @@ impl Workload {
         Self {
             key: "b",
             title: "a line a frame, a frame a write",
+            source: Source::UnixStream,
             frames: Frames::Single,
             writes: Writes::Frame,
             per_second: None,
@@ -128,6 +156,7 @@ impl Workload {
         Self {
             key: "b2",
             title: "the same, at 100,000 lines a second",
+            source: Source::UnixStream,
             frames: Frames::Single,
             writes: Writes::Frame,
             per_second: Some(100_000),
@@ -139,6 +168,7 @@ impl Workload {
         Self {
             key: "c",
             title: "a line a frame, 64 KiB writes",
+            source: Source::UnixStream,
             frames: Frames::Single,
             writes: Writes::Batch,
             per_second: None,
@@ -150,6 +180,7 @@ impl Workload {
         Self {
             key: "d-udp",
             title: "a line a frame, to udp",
+            source: Source::UnixStream,
             frames: Frames::Single,
             writes: Writes::Frame,
             per_second: None,
@@ -161,6 +192,7 @@ impl Workload {
         Self {
             key: "d-unixgram",
             title: "a line a frame, to unixgram",
+            source: Source::UnixStream,
             frames: Frames::Single,
             writes: Writes::Frame,
             per_second: None,
@@ -172,6 +204,7 @@ impl Workload {
         Self {
             key: "e",
             title: "8 KiB frames, to tcp",
+            source: Source::UnixStream,
             frames: Frames::Packed,
             writes: Writes::Frame,
             per_second: None,
@@ -179,6 +212,66 @@ impl Workload {
             messages: 8_000_000,
             cpu: Some(2.7),
             rate: Some(0.6),
+        },
+        Self {
+            key: "f-unixgram",
+            title: "a line a datagram, from unixgram",
+            source: Source::UnixDatagram,
+            frames: Frames::Single,
+            writes: Writes::Frame,
+            per_second: None,
+            sink: Sink::UnixStream,
+            messages: 1_000_000,
+            cpu: None,
+            rate: None,
+        },
+        Self {
+            key: "f-unixgram-packed",
+            title: "1432 B datagrams, from unixgram",
+            source: Source::UnixDatagram,
+            frames: Frames::Datagram,
+            writes: Writes::Frame,
+            per_second: None,
+            sink: Sink::UnixStream,
+            messages: 4_000_000,
+            cpu: None,
+            rate: None,
+        },
+        Self {
+            key: "f-udp",
+            title: "a line a datagram, from udp",
+            source: Source::Udp,
+            frames: Frames::Single,
+            writes: Writes::Frame,
+            per_second: None,
+            sink: Sink::UnixStream,
+            messages: 1_000_000,
+            cpu: None,
+            rate: None,
+        },
+        Self {
+            key: "f-udp-packed",
+            title: "1432 B datagrams, from udp",
+            source: Source::Udp,
+            frames: Frames::Datagram,
+            writes: Writes::Frame,
+            per_second: None,
+            sink: Sink::UnixStream,
+            messages: 4_000_000,
+            cpu: None,
+            rate: None,
+        },
+        Self {
+            key: "f-udp-paced",
+            title: "a line a datagram, 100,000 a second",
+            source: Source::Udp,
+            frames: Frames::Single,
+            writes: Writes::Frame,
+            per_second: Some(100_000),
+            sink: Sink::UnixStream,
+            messages: 200_000,
+            cpu: None,
+            rate: None,
         },
     ];
 }

@@ -1,10 +1,14 @@
 //! Datagram listeners.
 
-use conntally::config::{ByteSize, ReceiveBuffer};
+use std::sync::Arc;
+
+use conntally::config::{self, ByteSize, ReceiveBuffer};
+use conntally::handover;
+use conntally::listen::Listener;
 use conntally::telemetry::FrameDrop;
 use tokio::net::{UdpSocket, UnixDatagram};
 
-use super::Rig;
+use super::{Rig, configured};
 
 #[tokio::test]
 async fn every_unix_datagram_is_a_frame() {
@@ -93,6 +97,65 @@ async fn what_a_full_output_keeps_from_being_read_is_counted_at_stop() {
     rig.task.await.unwrap();
     assert!(counters.abandoned_bytes.get() > 0);
     assert_eq!(counters.bytes.get() + counters.abandoned_bytes.get(), sent);
+}
+
+#[tokio::test]
+async fn who_may_not_send_is_refused_datagram_by_datagram() {
+    let own = rustix::process::getuid().as_raw();
+    let mut rig = Rig::start("unixgram", |listener| listener.allow_uids = vec![7, own]).await;
+    let client = UnixDatagram::unbound().unwrap();
+    client.send_to(b"a:1|c", rig.path()).await.unwrap();
+    assert_eq!(rig.lines(1).await, "a:1|c\n");
+    assert_eq!(rig.counters.frames_dropped.total(), 0);
+
+    let rig = Rig::start("unixgram", |listener| listener.allow_uids = vec![own + 1]).await;
+    for _ in 0..3 {
+        client.send_to(b"a:1|c", rig.path()).await.unwrap();
+    }
+    rig.until("all three are refused", |counters| {
+        counters.frames_dropped.get(FrameDrop::Uid) == 3
+    })
+    .await;
+    let counters = rig.counters.clone();
+    assert_eq!(rig.rest().await, "");
+    assert_eq!((counters.frames.get(), counters.bytes.get()), (0, 15));
+}
+
+/// As systemd has it open before the daemon runs.
+#[tokio::test]
+async fn who_sent_before_a_socket_of_somebody_elses_was_taken_over_is_not_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config::Listener {
+        allow_uids: vec![rustix::process::getuid().as_raw()],
+        ..configured(directory.path(), "unixgram")
+    };
+    let path = config.address.path().unwrap();
+    let socket = std::os::unix::net::UnixDatagram::bind(path).unwrap();
+    let client = UnixDatagram::unbound().unwrap();
+    client.send_to(b"before:1|c", path).await.unwrap();
+    let left = handover::Listener {
+        address: config.address.to_string(),
+        socket: socket.into(),
+        file: None,
+        connections: Vec::new(),
+    };
+    let listener = Listener::open(&config, Some(left)).await.unwrap();
+    client.send_to(b"after:1|c", path).await.unwrap();
+    let mut rig = Rig::of(listener, directory, Arc::default());
+    assert_eq!(rig.lines(1).await, "after:1|c\n");
+    assert_eq!(rig.counters.frames_dropped.get(FrameDrop::Uid), 1);
+}
+
+#[tokio::test]
+async fn more_datagrams_than_are_read_in_one_go_come_in_order() {
+    let (mut rig, client) = udp(1 << 20).await;
+    let sent: Vec<String> = (0..300).map(|number| format!("a:{number}|g\n")).collect();
+    // The listener does not get to run in between.
+    for line in &sent {
+        client.send(line.as_bytes()).unwrap();
+    }
+    assert_eq!(rig.lines(sent.len()).await, sent.concat());
+    assert_eq!(rig.counters.frames.get(), sent.len() as u64);
 }
 
 /// A UDP listener with a receive buffer of so many bytes, and a client.

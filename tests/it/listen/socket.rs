@@ -157,7 +157,10 @@ async fn what_a_listener_cannot_do_is_said() {
     for (config, part) in [
         (listener("stdout:"), "write unixstream:///path"),
         (listener("unix:///run/x.socket"), "write unixstream:///path"),
-        (with_uids, "allow_uids works with unixstream:// alone"),
+        (
+            with_uids,
+            "allow_uids works with unixstream:// and unixgram://",
+        ),
         (with_tag, "tags: \"a|b\" is not a tag"),
         (listener("udp://192.0.2.1:0"), "failed to bind"),
     ] {
