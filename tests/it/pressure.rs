@@ -73,8 +73,11 @@ fn a_daemon_whose_cgroup_is_short_of_memory_does_the_same_and_is_not_killed() {
         return;
     };
     let body = body(directory, &receiver.address, "auto");
-    let daemon = daemon_by(&mut cgroup.command(binary()), directory, &body);
-    assert!(daemon.stderr.contains(&cgroup.path().display().to_string()));
+    let mut daemon = daemon_by(&mut cgroup.command(binary()), directory, &body);
+    let measured = cgroup.path().display().to_string();
+    daemon.until("it finds its cgroup", |daemon| {
+        daemon.stderr.contains(&measured)
+    });
     goes_short_and_recovers(daemon, directory, &receiver, &body);
 }
 
