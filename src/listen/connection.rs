@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
-use tokio::task::yield_now;
 
-use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Sender, Stage};
+use super::intake::{Batch, READ_BYTES, Scratch, Sender, Stage, Turn};
 use super::pressure::Keep;
 use super::stream::Reader;
 use super::tracker::{Ending, Open};
@@ -38,8 +37,8 @@ pub(super) struct Task {
 enum Progress {
     /// Nothing there.
     Dry,
-    /// Something came.
-    Read,
+    /// So many bytes came.
+    Read(usize),
     /// It was the last.
     End(Closing),
 }
@@ -80,7 +79,7 @@ impl Task {
         let sender =
             (self.open.connection.peer.pid).map_or_else(SenderId::unique, SenderId::of_process);
         let mut room = stage.fanout.room(sender);
-        let mut reads = 0;
+        let mut turn = Turn::default();
         let closing = loop {
             if let Err(error) = self.stream.readable().await {
                 break self.fail(&error);
@@ -109,14 +108,8 @@ impl Task {
             room.release();
             match progress {
                 Progress::End(closing) => break closing,
-                Progress::Dry => reads = 0,
-                Progress::Read => {
-                    reads += 1;
-                    if reads == READS_PER_TURN {
-                        reads = 0;
-                        yield_now().await;
-                    }
-                }
+                Progress::Dry => turn.end(),
+                Progress::Read(bytes) => turn.go_on(bytes).await,
             }
         };
         self.open.ending = Ending::Closed(closing);
@@ -183,7 +176,7 @@ impl Task {
         let mut batch = Batch::new(stage, room, gathered);
         let from = Sender::new(&self.forward, &connection.peer);
         let mut rest = input;
-        let mut progress = Progress::Read;
+        let mut progress = Progress::Read(read);
         if read == 0 {
             // A line that the client ended by going is a line; one that we cut off is none.
             match self.framer.finish(rest) {

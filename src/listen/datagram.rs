@@ -20,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 pub(super) use self::envelope::Tells;
 use self::envelope::{Credentials, Envelope, Whom};
 pub(super) use self::socket::{Socket, ask};
-use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Sender, Stage};
+use super::intake::{Batch, READ_BYTES, Scratch, Sender, Stage, Turn};
 use super::pressure::Keep;
 use super::senders::Senders;
 use super::socket::SocketFile;
@@ -89,7 +89,7 @@ impl Datagrams {
         let mut room = stage.fanout.room(self.nobody);
         let mut drops = interval(DROPS_INTERVAL);
         drops.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut bursts = 0;
+        let mut turn = Turn::default();
         loop {
             tokio::select! {
                 biased;
@@ -121,13 +121,9 @@ impl Datagrams {
             });
             room.release();
             match burst {
-                Ok(burst) if burst.is_dry => bursts = 0,
-                Ok(_) => bursts += 1,
+                Ok(burst) if burst.is_dry => turn.end(),
+                Ok(burst) => turn.go_on(burst.taken).await,
                 Err(error) => rest(&stage, &error).await,
-            }
-            if bursts == READS_PER_TURN {
-                bursts = 0;
-                yield_now().await;
             }
         }
         room.release();

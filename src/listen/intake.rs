@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 
+use tokio::task::yield_now;
+
 use super::pressure::{Keep, Pressure};
 use crate::forward::Forward;
 use crate::frame::Cut;
@@ -16,8 +18,8 @@ use crate::telemetry::{FrameDrop, ListenerCounters, Reason, Shed};
 /// Room reserved before a read, and the most bytes of one.
 pub(super) const READ_BYTES: usize = 64 << 10;
 
-/// Reads in a row after which the other tasks get their turn.
-pub(super) const READS_PER_TURN: u32 = 16;
+/// Reads of a few bytes in a row after which the others get their turn.
+const READS_PER_TURN: u32 = 16;
 
 /// Runs of lines from this length on are handed on as they are; shorter ones are
 /// gathered first, since each handing on takes a lock.
@@ -54,6 +56,31 @@ impl Scratch {
         }
         let space = self.read.get_mut(..bytes).unwrap_or_default();
         (space, &mut self.gathered)
+    }
+}
+
+/// What a task has read in its turn.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    bytes: usize,
+    reads: u32,
+}
+
+impl Turn {
+    /// Ends it after a read that left the socket dry.
+    pub(super) fn end(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Goes on after a read of so many bytes, or lets the others have theirs: a read that
+    /// is full is a turn, so that a quiet sender is behind no more than one of each other.
+    pub(super) async fn go_on(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.reads += 1;
+        if self.bytes >= READ_BYTES || self.reads >= READS_PER_TURN {
+            self.end();
+            yield_now().await;
+        }
     }
 }
 
