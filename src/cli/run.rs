@@ -24,6 +24,10 @@ use crate::config::{Config, Environment};
 use crate::handover::{self, HandoverError, Inherited, Legacy, Program};
 use crate::listen::{Pressure, allow_descriptors};
 
+/// Tasks run before the kernel is asked who else has something to say: where some wake each
+/// other without end, the runtime's 61 would be as many reads of 64 KiB.
+const TASKS_PER_LOOK: u32 = 8;
+
 /// Name lookups and standard output are all that blocks, at most one for each output;
 /// threads are made when they are needed, and end when they are not.
 const MAX_BLOCKING_THREADS: usize = 64;
@@ -56,6 +60,7 @@ pub(super) fn run(
     }
     let runtime = Builder::new_current_thread()
         .enable_all()
+        .event_interval(TASKS_PER_LOOK)
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .build()
         .map_err(CliError::Start)?;

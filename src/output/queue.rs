@@ -96,8 +96,9 @@ impl Settings {
 const BACKLOG_BYTES: usize = 32 << 20;
 
 /// What may wait while the output takes what comes and senders can wait: enough to
-/// keep it busy, and little enough to stay in a core's cache.
-pub(super) const STEADY_BYTES: usize = 512 << 10;
+/// keep it busy, and little enough to stay in a core's cache, and not to keep a quiet
+/// sender's lines behind a flood of others for long.
+pub(super) const STEADY_BYTES: usize = 256 << 10;
 
 /// The part of the capacity that the agent's own lines may overdraw.
 const OVERDRAFT_DIVISOR: usize = 4;
