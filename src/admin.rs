@@ -34,7 +34,7 @@ use crate::address::Address;
 use crate::collector::command::CollectorHandle;
 use crate::config::{Config, FileMode, Owner};
 use crate::flow::key::KeyHasher;
-use crate::listen::socket::{self, Place, SocketFile};
+use crate::listen::socket::{self, Change, Place, SocketFile};
 use crate::listen::{ListenError, Tracker};
 use crate::output::health::Health;
 use crate::telemetry::Telemetry;
@@ -105,14 +105,14 @@ impl Admin {
     ///
     /// # Errors
     /// When somebody listens there already, or the path cannot be.
-    pub fn bind(path: &Path, limits: Limits) -> Result<Self, ListenError> {
-        let address = Address::UnixStream(path.to_owned());
+    pub async fn bind(path: &Path, limits: Limits) -> Result<Self, ListenError> {
         let (listener, file) = socket::unix_stream(Place {
-            address: &address,
-            path,
-            owner: &Owner::default(),
+            address: Address::UnixStream(path.to_owned()),
+            path: path.to_owned(),
+            owner: Owner::default(),
             mode: MODE,
-        })?;
+        })
+        .await?;
         tracing::info!(path = %path.display(), "admin socket bound");
         Ok(Self {
             listener,
@@ -125,15 +125,27 @@ impl Admin {
     pub async fn run(self, context: Context, stop: CancellationToken) {
         let Self {
             listener,
-            file,
+            mut file,
             limits,
         } = self;
         let context = Arc::new(context);
         let counters = Arc::clone(&context.telemetry.admin);
         let answer = move |request| answer::answer(Arc::clone(&context), request);
         let door = Door::new("the admin socket", limits, counters, answer, stop);
-        let socket = Socket::Unix(listener);
-        door.open(&socket).await;
+        let mut socket = Socket::Unix(listener);
+        loop {
+            tokio::select! {
+                biased;
+                () = door.open(&socket) => break,
+                change = file.changed(socket::unix_stream) => {
+                    if let Change::Made(listener) = change {
+                        // Nobody is led to the one before any more than by chance.
+                        socket = Socket::Unix(listener);
+                        file.keep_newest();
+                    }
+                }
+            }
+        }
         drop((socket, file));
         door.close().await;
     }

@@ -67,6 +67,8 @@ pub struct Listener {
     pub socket: OwnedFd,
     /// The file of a unix socket that it made, and is to take away in the end.
     pub file: Option<FileId>,
+    /// The unix sockets before that, whose files were gone: the oldest first.
+    pub older: Vec<(OwnedFd, FileId)>,
     /// The open connections.
     pub connections: Vec<Connection>,
 }
@@ -124,8 +126,9 @@ impl Listener {
     fn close(self) {
         let path = self.address.parse::<Address>().ok();
         let path = path.as_ref().and_then(Address::path);
-        if let (Some(path), Some(file)) = (path, self.file)
-            && FileId::of(path).is_ok_and(|there| there == file)
+        let mut files = self.older.iter().map(|&(_, file)| file).chain(self.file);
+        if let Some(path) = path
+            && FileId::of(path).is_ok_and(|there| files.any(|file| file == there))
             && let Err(error) = fs::remove_file(path)
         {
             warn!(path = %path.display(), %error, "the socket file stays behind");
@@ -142,7 +145,7 @@ impl Legacy {
     /// How many descriptors it comes to, without the file that tells of them.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        let of_one = |listener: &Listener| 1 + listener.connections.len();
+        let of_one = |listener: &Listener| 1 + listener.older.len() + listener.connections.len();
         let events = usize::from(self.events.is_some());
         events + self.listeners.iter().map(of_one).sum::<usize>()
     }

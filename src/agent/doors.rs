@@ -21,7 +21,7 @@ impl Doors {
         config: &Config,
         telemetry: &mut Telemetry,
     ) -> Result<Self, ListenError> {
-        let admin = admin_socket(config)?;
+        let admin = admin_socket(config).await?;
         let http = match &config.admin.http.0 {
             Some(address) => Some(Endpoint::bind(address).await?),
             None => None,
@@ -32,12 +32,12 @@ impl Doors {
 }
 
 /// Binds the admin socket, if there is to be one.
-fn admin_socket(config: &Config) -> Result<Option<Admin>, ListenError> {
+async fn admin_socket(config: &Config) -> Result<Option<Admin>, ListenError> {
     let path = &config.admin.socket;
     if path.is_empty() {
         return Ok(None);
     }
-    match Admin::bind(Path::new(path), admin::Limits::default()) {
+    match Admin::bind(Path::new(path), admin::Limits::default()).await {
         Ok(admin) => Ok(Some(admin)),
         Err(error) if admin::is_dispensable(config, &error) => {
             warn!(%error, "no admin socket: name another in admin.socket, or turn it off (\"\")");

@@ -130,6 +130,7 @@ impl Inherited {
             socket: self.sockets.swap_remove(place),
             // It is systemd's, which keeps it.
             file: None,
+            older: Vec::new(),
             connections: Vec::new(),
         })
     }

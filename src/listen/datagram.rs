@@ -1,5 +1,6 @@
 //! A datagram listener, unix or UDP: every datagram is a frame.
 
+mod renewed;
 mod socket;
 
 use std::io;
@@ -9,15 +10,14 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
+pub(super) use self::renewed::Sockets;
 use self::socket::{Queue, Whom};
 pub(super) use self::socket::{Socket, Tells};
 use super::intake::{Batch, READ_BYTES, READS_PER_TURN, Scratch, Sender, Stage};
 use super::pressure::Keep;
 use super::senders::Senders;
-use super::socket::SocketFile;
 use super::{DRAIN_LIMIT, Ends};
 use crate::frame::Cut;
-use crate::handover;
 use crate::output::Room;
 use crate::output::backlog::SenderId;
 
@@ -32,7 +32,7 @@ const ERROR_REST: Duration = Duration::from_millis(100);
 const DATAGRAM_BYTES: usize = 256;
 
 /// What a datagram listener's lines get.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Datagrams {
     pub(super) max_frame: usize,
     pub(super) senders: Senders,
@@ -48,14 +48,8 @@ struct Burst {
 }
 
 impl Datagrams {
-    /// Receives until the end, then what is queued, or leaves it.
-    pub(super) async fn run(
-        mut self,
-        socket: Socket,
-        file: Option<SocketFile>,
-        stage: Arc<Stage>,
-        ends: Ends,
-    ) -> Option<handover::Listener> {
+    /// Receives until the end, then what is queued, or leaves it with the socket.
+    async fn run(mut self, socket: Socket, stage: Arc<Stage>, ends: Ends) -> Option<Socket> {
         let Ends { stop, leave } = ends;
         if let Some(bytes) = socket.buffer_bytes() {
             stage.counters.receive_buffer_bytes.set(bytes);
@@ -105,9 +99,8 @@ impl Datagrams {
         room.release();
         self.count_drops(&socket, &stage);
         if leave.is_cancelled() {
-            return leave_socket(socket, file, &stage);
+            return Some(socket);
         }
-        drop(file);
         match socket.into_queued() {
             Ok(queue) => self.drain(&queue, &stage, &mut room).await,
             Err(error) => {
@@ -215,26 +208,6 @@ impl Datagrams {
             let new = drops.saturating_sub(self.kernel_drops);
             stage.counters.kernel_drops.add(new);
             self.kernel_drops = drops;
-        }
-    }
-}
-
-/// Leaves the socket, and what is queued in it, to the process that takes our place.
-fn leave_socket(
-    socket: Socket,
-    file: Option<SocketFile>,
-    stage: &Stage,
-) -> Option<handover::Listener> {
-    match socket.into_descriptor() {
-        Ok(socket) => Some(handover::Listener {
-            address: stage.listener.clone(),
-            socket,
-            file: file.map(SocketFile::leave),
-            connections: Vec::new(),
-        }),
-        Err(error) => {
-            tracing::error!(listener = %stage.listener, %error, "the socket cannot be left");
-            None
         }
     }
 }

@@ -31,7 +31,7 @@ fn read(pid: u32, name: &str) -> Option<Vec<u8>> {
 }
 
 /// The processes that send to a listener.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Senders {
     choice: OriginChoice,
     /// For those of whom nothing is to be told.
@@ -42,7 +42,7 @@ pub(super) struct Senders {
     turned: Instant,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     /// None where it was gone before it could be looked at.
     start: Option<u64>,

@@ -66,7 +66,11 @@ impl Rig {
         let directory = Arc::new(tempfile::tempdir().unwrap());
         let receiver = Receiver::start("unixstream", &directory.path().join("out"));
         let address = match transport {
-            Transport::Unix => format!("unixstream://{}/in.socket", directory.path().display()),
+            Transport::Unix => {
+                let own = directory.path().join("run");
+                fs::create_dir(&own).unwrap();
+                format!("unixstream://{}/in.socket", own.display())
+            }
             Transport::Tcp => format!("tcp://127.0.0.1:{}", free_tcp_port()),
         };
         let mut daemon = daemon(
@@ -95,9 +99,9 @@ impl Rig {
         rig
     }
 
-    /// The listener's socket file, with unix streams.
+    /// The listener's socket file, with unix streams, in a directory of its own.
     fn socket(&self) -> PathBuf {
-        self.directory.path().join("in.socket")
+        self.directory.path().join("run/in.socket")
     }
 
     fn connect(&self) -> Stream {

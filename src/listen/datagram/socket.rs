@@ -14,6 +14,8 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::net::{UdpSocket, UnixDatagram};
 
+use crate::listen::ListenError;
+use crate::listen::socket::{self, Place, SocketFile};
 use crate::listen::stream::Peer;
 
 /// Who sent a datagram.
@@ -59,6 +61,12 @@ pub(in crate::listen) enum Tells {
 }
 
 impl Socket {
+    /// Binds a unix socket.
+    pub(in crate::listen) async fn bind(place: Place) -> Result<(Self, SocketFile), ListenError> {
+        let ((socket, tells), file) = socket::unix_datagram(place).await?;
+        Ok((Self::Unix(socket, tells), file))
+    }
+
     pub(super) async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Unix(socket, _) => socket.readable().await,

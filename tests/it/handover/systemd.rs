@@ -92,3 +92,31 @@ fn a_restart_by_systemd_loses_nothing_and_resets_nobody() {
     assert_eq!(Tally::of(handed).increments(), sent, "{}", ended.stderr);
     assert!(socket.exists(), "it is systemd's");
 }
+
+#[test]
+fn a_socket_file_of_systemds_is_systemds_to_make_anew() {
+    const TEST: &str = "a_socket_file_of_systemds_is_systemds_to_make_anew";
+    if !is_there("python3") {
+        return skip(TEST, "python3 plays systemd's part");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let receiver = Receiver::start("unixstream", &directory.join("out"));
+    let body = body(directory, &receiver.address, "");
+    let socket = directory.join("in.socket");
+    let mut service = service(directory, &body, socket.to_str().unwrap());
+    let mut connected = UnixStream::connect(&socket).unwrap();
+    std::fs::remove_file(&socket).unwrap();
+    service.until("it is told whose it is", |service| {
+        let log = service.stderr.text();
+        log.lines().any(|line| {
+            line.contains("the socket file was removed") && line.contains(".socket unit")
+        })
+    });
+    assert!(!socket.exists());
+    connected.write_all(&framed(b"connected:1|c")).unwrap();
+    receiver.sorted(1);
+    let ended = service.stop();
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    assert!(!ended.stderr.contains("made anew"), "{}", ended.stderr);
+}

@@ -146,7 +146,7 @@ impl Rig {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let admin = Admin::bind(&path, limits).unwrap();
+                let admin = Admin::bind(&path, limits).await.unwrap();
                 bound.send(()).unwrap();
                 admin.run(context, stopped).await;
             });
