@@ -3,8 +3,8 @@
 //! Sockets outlive a process whose successor has their descriptors: connections are not
 //! reset, and what senders write meanwhile waits in the kernel. So a daemon that is replaced
 //! leaves its listening and its open sockets; of each connection what was read and is no
-//! whole frame yet; of each output the lines that had not gone; and the socket in which the
-//! kernel's events wait. Everything else is made anew.
+//! whole frame yet; of each output the lines that had not gone; the socket in which the
+//! kernel's events wait; and which series were sent. Everything else is made anew.
 //!
 //! Two ways lead from one to the other:
 //!
@@ -34,6 +34,7 @@ use crate::address::{Address, FileId};
 use crate::config::{Format, Framing};
 use crate::conntrack::Subscription;
 use crate::output::spool::Contents;
+use crate::report::SentSeries;
 
 /// All that a daemon leaves.
 #[derive(Debug, Default)]
@@ -44,6 +45,8 @@ pub struct Legacy {
     pub outputs: Vec<Output>,
     /// What it had not heard of the kernel, in its own network namespace.
     pub events: Option<Events>,
+    /// The series that it sent: who goes on tells as 0 those that are gone.
+    pub series: SentSeries,
 }
 
 /// A socket in which the kernel's events wait: what begins and ends while nobody reads it is

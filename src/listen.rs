@@ -173,7 +173,7 @@ fn size_buffer(socket: &datagram::Socket, config: &config::Listener, address: &A
 
 /// What is left of a listener: its newest socket, those before it, and what they have of
 /// their file.
-fn left(
+pub(crate) fn left(
     address: String,
     (socket, older): (OwnedFd, Vec<OwnedFd>),
     file: Option<SocketFile>,

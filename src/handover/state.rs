@@ -17,6 +17,7 @@ use crate::address::FileId;
 use crate::config::Format;
 use crate::conntrack::Subscription;
 use crate::output::spool::Contents;
+use crate::report::SentSeries;
 
 /// What the head begins with.
 const MAGIC: &str = "conntally handover 1";
@@ -40,6 +41,8 @@ struct Told {
     listeners: Vec<ToldListener>,
     outputs: Vec<ToldOutput>,
     events: Option<ToldEvents>,
+    #[serde(default)]
+    series: SentSeries,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -163,6 +166,7 @@ pub(super) fn encode(legacy: &Legacy) -> Vec<u8> {
         subscription: events.subscription,
         protocols: events.protocols.clone(),
     });
+    told.series.clone_from(&legacy.series);
     // Text keys and numbers alone: there is nothing that JSON does not have.
     let mut rest = serde_json::to_vec(&told).unwrap_or_default();
     let length = rest.len();
@@ -218,6 +222,7 @@ pub(super) fn decode(file: &[u8], named: &mut Named) -> Result<Legacy, StateErro
             contents: contents.ok_or(StateError::Damaged)?,
         });
     }
+    legacy.series = told.series;
     legacy.events = told.events.and_then(|told| {
         Some(Events {
             socket: named.remove(&told.socket)?,
@@ -308,6 +313,7 @@ mod tests {
                 subscription: Subscription::Full,
                 protocols: "tcp".to_owned(),
             }),
+            series: SentSeries::default(),
         }
     }
 

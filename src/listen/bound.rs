@@ -102,15 +102,7 @@ impl Bound {
             ..
         } = left;
         let (older, files): (Vec<_>, Vec<_>) = older.into_iter().unzip();
-        let of_file = |path: &Path| {
-            let place = place(config, path);
-            match file {
-                Some(file) => {
-                    SocketFile::inherited(place, files.iter().copied().chain([file]).collect())
-                }
-                None => SocketFile::of_systemd(place),
-            }
-        };
+        let of_file = |path: &Path| SocketFile::left(place(config, path), file, files);
         let adopt = || -> io::Result<Option<Self>> {
             Ok(Some(match address {
                 Address::UnixStream(path) => Self {
@@ -134,11 +126,7 @@ impl Bound {
                         local: None,
                     }
                 }
-                Address::Tcp(_) => {
-                    let listener = std_net::TcpListener::from(socket);
-                    listener.set_nonblocking(true)?;
-                    Self::tcp(TcpListener::from_std(listener)?)
-                }
+                Address::Tcp(_) => Self::tcp(socket::tcp_listener(socket)?),
                 Address::Udp(_) => {
                     let socket = std_net::UdpSocket::from(socket);
                     socket.set_nonblocking(true)?;

@@ -2,6 +2,7 @@
 //! nobody else's taken away.
 
 mod file;
+mod left;
 mod lock;
 
 use std::fs::{self, Permissions};
@@ -17,6 +18,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockop
 use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixDatagram, UnixListener, UnixSocket};
 
 pub(crate) use self::file::{Change, MOST_SOCKETS, SocketFile, changed};
+pub(crate) use self::left::{left_tcp, left_unix_stream};
+pub(super) use self::left::{tcp_listener, unix_listener};
 use self::lock::DirectoryLock;
 use super::ListenError;
 use super::datagram::Tells;

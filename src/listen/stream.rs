@@ -16,7 +16,7 @@ use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
 
-use super::socket::MOST_SOCKETS;
+use super::socket::{MOST_SOCKETS, unix_listener};
 use super::{descriptors, origin};
 
 /// Who is at the other end.
@@ -100,14 +100,10 @@ impl Acceptor {
     /// # Errors
     /// When one is none.
     pub(super) fn of_unix(older: Vec<OwnedFd>, newest: OwnedFd) -> io::Result<Self> {
-        let listener = |socket| {
-            let listener = std_unix::UnixListener::from(socket);
-            listener.set_nonblocking(true)?;
-            UnixListener::from_std(listener)
-        };
+        let older = older.into_iter().map(unix_listener);
         Ok(Self::Unix(UnixAcceptor {
-            newest: listener(newest)?,
-            older: older.into_iter().map(listener).collect::<io::Result<_>>()?,
+            newest: unix_listener(newest)?,
+            older: older.collect::<io::Result<_>>()?,
             turn: 0,
         }))
     }

@@ -122,13 +122,17 @@ impl SocketFile {
         Ok(file)
     }
 
-    /// Of sockets that another process of ours bound, the newest last.
-    pub(in crate::listen) fn inherited(place: Place, identities: Vec<FileId>) -> Self {
-        Self::new(place, Maker::We, identities)
-    }
-
-    /// Of a socket that systemd bound, and left to us.
-    pub(in crate::listen) fn of_systemd(place: Place) -> Self {
+    /// Of a socket that another process of ours bound, and of those before it; of systemd's,
+    /// which we know nothing of, where `newest` is none.
+    pub(in crate::listen) fn left(
+        place: Place,
+        newest: Option<FileId>,
+        mut older: Vec<FileId>,
+    ) -> Self {
+        if let Some(newest) = newest {
+            older.push(newest);
+            return Self::new(place, Maker::We, older);
+        }
         let identity = FileId::of(&place.path);
         Self::new(place, Maker::Systemd, identity.into_iter().collect())
     }
@@ -161,7 +165,8 @@ impl SocketFile {
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
