@@ -21,21 +21,22 @@ pub(crate) mod status;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 pub use self::door::Limits;
-use self::door::{Door, Socket};
+use self::door::{Door, LEAVING_GRACE, Socket};
 pub(crate) use self::http::Endpoint;
 use self::status::Begun;
 use crate::address::Address;
 use crate::collector::command::CollectorHandle;
 use crate::config::{Config, FileMode, Owner};
 use crate::flow::key::KeyHasher;
-use crate::listen::socket::{self, Place, SocketFile};
-use crate::listen::{ListenError, Tracker};
+use crate::handover;
+use crate::listen::socket::{self, Change, Place, SocketFile};
+use crate::listen::{Ends, ListenError, Tracker, left};
 use crate::output::health::Health;
 use crate::telemetry::Telemetry;
 
@@ -101,18 +102,26 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Binds. Must be called within a runtime.
+    /// Binds, or goes on with the socket that was left for the path. Must be called within a
+    /// runtime.
     ///
     /// # Errors
     /// When somebody listens there already, or the path cannot be.
-    pub fn bind(path: &Path, limits: Limits) -> Result<Self, ListenError> {
-        let address = Address::UnixStream(path.to_owned());
-        let (listener, file) = socket::unix_stream(Place {
-            address: &address,
-            path,
-            owner: &Owner::default(),
+    pub async fn open(
+        path: &Path,
+        limits: Limits,
+        left: Option<handover::Listener>,
+    ) -> Result<Self, ListenError> {
+        let place = Place {
+            address: Address::UnixStream(path.to_owned()),
+            path: path.to_owned(),
+            owner: Owner::default(),
             mode: MODE,
-        })?;
+        };
+        let (listener, file) = match left {
+            Some(left) => socket::left_unix_stream(place, left)?,
+            None => socket::unix_stream(place).await?,
+        };
         tracing::info!(path = %path.display(), "admin socket bound");
         Ok(Self {
             listener,
@@ -121,22 +130,55 @@ impl Admin {
         })
     }
 
-    /// Answers until `stop`; what is not answered by then is cut off.
-    pub async fn run(self, context: Context, stop: CancellationToken) {
+    /// Leaves the socket without having answered.
+    #[must_use]
+    pub fn leave(self) -> Option<handover::Listener> {
+        leave(self.listener, self.file)
+    }
+
+    /// Answers until it is to end, and leaves the socket if it is to; what is not answered by
+    /// then is cut off.
+    pub async fn run(self, context: Context, ends: Ends) -> Option<handover::Listener> {
         let Self {
             listener,
-            file,
+            mut file,
             limits,
         } = self;
         let context = Arc::new(context);
         let counters = Arc::clone(&context.telemetry.admin);
         let answer = move |request| answer::answer(Arc::clone(&context), request);
-        let door = Door::new("the admin socket", limits, counters, answer, stop);
-        let socket = Socket::Unix(listener);
-        door.open(&socket).await;
+        let door = Door::new("the admin socket", limits, counters, answer, ends.stop);
+        let mut socket = Socket::Unix(listener);
+        loop {
+            tokio::select! {
+                biased;
+                () = door.open(&socket) => break,
+                change = file.changed(socket::unix_stream) => {
+                    if let Change::Made(listener) = change {
+                        // Nobody is led to the one before any more than by chance.
+                        socket = Socket::Unix(listener);
+                        file.keep_newest();
+                    }
+                }
+            }
+        }
+        if ends.leave.is_cancelled() {
+            door.close(LEAVING_GRACE).await;
+            let Socket::Unix(listener) = socket else {
+                return None;
+            };
+            return leave(listener, file);
+        }
         drop((socket, file));
-        door.close().await;
+        door.close(Duration::ZERO).await;
+        None
     }
+}
+
+fn leave(listener: UnixListener, file: SocketFile) -> Option<handover::Listener> {
+    let address = Address::UnixStream(file.path().to_owned());
+    let socket = listener.into_std().ok()?.into();
+    Some(left(address.to_string(), (socket, Vec::new()), Some(file)))
 }
 
 /// Whether the daemon can do without: at its default path, which a daemon that is run

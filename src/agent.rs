@@ -23,7 +23,7 @@ use tracing::error;
 use self::doors::Doors;
 use self::outputs::{Outputs, Own};
 pub use self::progress::Progress;
-use self::running::Running;
+use self::running::{Running, Told};
 use crate::admin;
 use crate::collector::{CollectorError, Collectors, command};
 use crate::config::Config;
@@ -33,7 +33,7 @@ use crate::handover::{self, Inherited, Legacy};
 use crate::listen::{Ends, ListenError, Listener, Pressure, Watch};
 use crate::output::Fanout;
 use crate::output::spool::SpoolError;
-use crate::report::{Process, Reporter, Snapshot, resident_bytes};
+use crate::report::{Process, Reporter, SentSeries, Snapshot, resident_bytes};
 use crate::telemetry::{ListenerCounters, OutputCounters, Telemetry};
 
 /// How long the last look at the kernel's tables may take.
@@ -114,17 +114,17 @@ pub async fn run(
     let mut telemetry = Telemetry::default();
     let mut bound = Vec::new();
     let opened = listeners(config, &mut inherited, &mut telemetry, &mut bound).await;
-    if let Err(error) = opened {
-        return Ok(refuse(error.into(), bound, None, inherited).await);
-    }
-    let doors = Doors::bind(config, &mut telemetry).await;
-    let asked = doors.map_err(AgentError::from).and_then(|doors| {
-        let (handle, commands) = command::channel().map_err(AgentError::Commands)?;
-        Ok((doors, handle, commands))
-    });
-    let (Doors { admin, http }, handle, commands) = match asked {
+    let mut doors = Doors::default();
+    let opened = match opened {
+        Ok(()) => doors.open(config, &mut inherited, &mut telemetry).await,
+        Err(error) => Err(error),
+    };
+    let asked = opened
+        .map_err(AgentError::from)
+        .and_then(|()| command::channel().map_err(AgentError::Commands));
+    let (handle, commands) = match asked {
         Ok(asked) => asked,
-        Err(error) => return Ok(refuse(error, bound, None, inherited).await),
+        Err(error) => return Ok(refuse(error, bound, doors, None, inherited).await),
     };
     let keys = KeyHasher::default();
     let own = bound.iter().map(|(listener, _)| listener.address());
@@ -139,8 +139,9 @@ pub async fn run(
     });
     let collectors = match collectors {
         Ok(collectors) => collectors,
-        Err(error) => return Ok(refuse(error, bound, Some(outputs), inherited).await),
+        Err(error) => return Ok(refuse(error, bound, doors, Some(outputs), inherited).await),
     };
+    let memory = inherited.take_series();
     inherited.finish();
     let _held = Held(telemetry.outputs.clone());
     let forwarded = Arc::new(Fanout::of(outputs.forwarded));
@@ -152,18 +153,18 @@ pub async fn run(
     };
     let mut stages = JoinSet::new();
     let (teller, told) = Teller::new(config.hosts.max);
-    if let Some(http) = http {
+    if let Some(http) = doors.http {
         let counters = http.counters();
         let exposition = Exposition::new(config, keys.clone(), &telemetry, counters, told);
-        stages.spawn(leaving_nothing(http.run(exposition, inner.stop.clone())));
+        stages.spawn(http.run(exposition, inner.clone()));
     }
-    if let Some(admin) = admin {
+    if let Some(admin) = doors.admin {
         let views = admin::Views {
             trackers: bound.iter().map(|(of, _)| of.tracker()).collect(),
             healths: outputs.healths,
         };
         let context = admin::Context::new(config, handle, keys, telemetry.clone()).showing(views);
-        stages.spawn(leaving_nothing(admin.run(context, inner.stop.clone())));
+        stages.spawn(admin.run(context, inner.clone()));
     }
     watch_memory(config, &pressure, &telemetry, &inner.stop, &mut stages);
     for (listener, counters) in bound {
@@ -176,12 +177,14 @@ pub async fn run(
         Reporter::new(&config.report, &config.tags, to.tagged, to.untagged)
             .telling_of(config.outputs_by_group())
     };
+    let spread = reporter(outputs.spread).paced(config.interval.0 / 2, last_report.clone());
+    let started = Instant::now();
     let voice = Voice {
-        at_once: reporter(outputs.at_once),
-        spread: reporter(outputs.spread).paced(config.interval.0 / 2, last_report.clone()),
+        at_once: reporter(outputs.at_once).remembering(&memory, started),
+        spread: spread.remembering(&memory, started),
         telemetry,
         teller,
-        started: Instant::now(),
+        started,
     };
     let report = tokio::spawn(report(
         voice,
@@ -213,6 +216,7 @@ async fn leaving_nothing(stage: impl Future<Output = ()>) -> Option<handover::Li
 async fn refuse(
     error: AgentError,
     bound: Vec<(Listener, Arc<ListenerCounters>)>,
+    doors: Doors,
     outputs: Option<Outputs>,
     inherited: Inherited,
 ) -> Ended {
@@ -222,6 +226,7 @@ async fn refuse(
             .into_iter()
             .filter_map(|(listener, _)| listener.leave()),
     );
+    legacy.listeners.extend(doors.leave());
     if let Some(outputs) = outputs {
         legacy.outputs.extend(outputs.leave().await);
     }
@@ -303,6 +308,13 @@ impl Voice {
         }
         self.teller.tell(snapshots);
     }
+
+    /// What was sent, for the process that takes our place.
+    fn series(&self, now: Instant) -> SentSeries {
+        let mut sent = self.at_once.sent(now);
+        sent.add(self.spread.sent(now));
+        sent
+    }
 }
 
 /// Asks the collectors at each tick, and sends what they answer and what the agent
@@ -315,7 +327,7 @@ async fn report(
     last: CancellationToken,
     leave: CancellationToken,
     progress: Arc<Progress>,
-) -> Option<handover::Events> {
+) -> Told {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -344,5 +356,11 @@ async fn report(
     for snapshots in collectors.last(LAST_LOOK, leaves).await {
         voice.report(&snapshots).await;
     }
-    if leaves { collectors.leave() } else { None }
+    if !leaves {
+        return Told::default();
+    }
+    Told {
+        events: collectors.leave(),
+        series: voice.series(Instant::now()),
+    }
 }

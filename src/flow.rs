@@ -317,6 +317,9 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// Every direction, by number.
+    pub const ALL: [Self; 4] = [Self::Outbound, Self::Inbound, Self::Forwarded, Self::Local];
+
     /// The value of the `direction` tag.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

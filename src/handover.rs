@@ -3,8 +3,8 @@
 //! Sockets outlive a process whose successor has their descriptors: connections are not
 //! reset, and what senders write meanwhile waits in the kernel. So a daemon that is replaced
 //! leaves its listening and its open sockets; of each connection what was read and is no
-//! whole frame yet; of each output the lines that had not gone; and the socket in which the
-//! kernel's events wait. Everything else is made anew.
+//! whole frame yet; of each output the lines that had not gone; the socket in which the
+//! kernel's events wait; and which series were sent. Everything else is made anew.
 //!
 //! Two ways lead from one to the other:
 //!
@@ -34,6 +34,7 @@ use crate::address::{Address, FileId};
 use crate::config::{Format, Framing};
 use crate::conntrack::Subscription;
 use crate::output::spool::Contents;
+use crate::report::SentSeries;
 
 /// All that a daemon leaves.
 #[derive(Debug, Default)]
@@ -44,6 +45,8 @@ pub struct Legacy {
     pub outputs: Vec<Output>,
     /// What it had not heard of the kernel, in its own network namespace.
     pub events: Option<Events>,
+    /// The series that it sent: who goes on tells as 0 those that are gone.
+    pub series: SentSeries,
 }
 
 /// A socket in which the kernel's events wait: what begins and ends while nobody reads it is
@@ -67,6 +70,8 @@ pub struct Listener {
     pub socket: OwnedFd,
     /// The file of a unix socket that it made, and is to take away in the end.
     pub file: Option<FileId>,
+    /// The unix sockets before that, whose files were gone: the oldest first.
+    pub older: Vec<(OwnedFd, FileId)>,
     /// The open connections.
     pub connections: Vec<Connection>,
 }
@@ -124,8 +129,9 @@ impl Listener {
     fn close(self) {
         let path = self.address.parse::<Address>().ok();
         let path = path.as_ref().and_then(Address::path);
-        if let (Some(path), Some(file)) = (path, self.file)
-            && FileId::of(path).is_ok_and(|there| there == file)
+        let mut files = self.older.iter().map(|&(_, file)| file).chain(self.file);
+        if let Some(path) = path
+            && FileId::of(path).is_ok_and(|there| files.any(|file| file == there))
             && let Err(error) = fs::remove_file(path)
         {
             warn!(path = %path.display(), %error, "the socket file stays behind");
@@ -142,7 +148,7 @@ impl Legacy {
     /// How many descriptors it comes to, without the file that tells of them.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        let of_one = |listener: &Listener| 1 + listener.connections.len();
+        let of_one = |listener: &Listener| 1 + listener.older.len() + listener.connections.len();
         let events = usize::from(self.events.is_some());
         events + self.listeners.iter().map(of_one).sum::<usize>()
     }

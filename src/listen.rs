@@ -24,6 +24,7 @@ mod stream;
 mod tracker;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,6 +170,23 @@ fn size_buffer(socket: &datagram::Socket, config: &config::Listener, address: &A
     }
 }
 
+/// What is left of a listener: its newest socket, those before it, and what they have of
+/// their file.
+pub(crate) fn left(
+    address: String,
+    (socket, older): (OwnedFd, Vec<OwnedFd>),
+    file: Option<SocketFile>,
+) -> handover::Listener {
+    let mut files = file.map(SocketFile::leave).unwrap_or_default();
+    handover::Listener {
+        address,
+        socket,
+        file: files.pop(),
+        older: older.into_iter().zip(files).collect(),
+        connections: Vec::new(),
+    }
+}
+
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
@@ -188,12 +206,7 @@ enum Kind {
         file: Option<SocketFile>,
         streams: Box<Streams>,
     },
-    Datagrams {
-        socket: datagram::Socket,
-        /// Its name, with unix sockets.
-        file: Option<SocketFile>,
-        datagrams: Datagrams,
-    },
+    Datagrams(datagram::Sockets),
 }
 
 impl Listener {
@@ -222,7 +235,7 @@ impl Listener {
             return Err(ListenError::Uids(config.address.clone()));
         }
         let (bound, inherited) = match left {
-            Some(left) => Bound::inherited(&config.address, left)?,
+            Some(left) => Bound::inherited(config, left)?,
             None => (Bound::new(config).await?, Vec::new()),
         };
         let Bound {
@@ -241,8 +254,9 @@ impl Listener {
         };
         let connections = Some(inherited.len()).filter(|&connections| connections > 0);
         tracing::info!(connections, %address, "listening");
-        if let Socket::Datagrams(socket) = &socket {
-            size_buffer(socket, config, &address);
+        if let Socket::Datagrams(sockets) = &socket {
+            let size = |socket| size_buffer(socket, config, &address);
+            sockets.iter().for_each(size);
         }
         let tracker = Arc::new(Tracker::default());
         let senders = Senders::new(forward, config.origin);
@@ -257,11 +271,11 @@ impl Listener {
                     inherited,
                 }),
             },
-            Socket::Datagrams(socket) => Kind::Datagrams {
-                datagrams: Datagrams::new(config, senders, &socket),
-                socket,
+            Socket::Datagrams(sockets) => Kind::Datagrams(datagram::Sockets {
+                datagrams: Datagrams::new(config, senders, sockets.first()),
+                bound: sockets,
                 file,
-            },
+            }),
         };
         Ok(Self {
             configured: config.address.to_string(),
@@ -293,20 +307,17 @@ impl Listener {
     /// Leaves what it has without having run.
     #[must_use]
     pub fn leave(self) -> Option<handover::Listener> {
-        let (socket, file, connections) = match self.kind {
+        match self.kind {
             Kind::Streams {
                 acceptor,
                 file,
                 streams,
-            } => (acceptor.into_descriptor(), file, streams.inherited),
-            Kind::Datagrams { socket, file, .. } => (socket.into_descriptor(), file, Vec::new()),
-        };
-        Some(handover::Listener {
-            address: self.configured,
-            socket: socket.ok()?,
-            file: file.map(SocketFile::leave),
-            connections,
-        })
+            } => Some(handover::Listener {
+                connections: streams.inherited,
+                ..left(self.configured, acceptor.into_descriptors().ok()?, file)
+            }),
+            Kind::Datagrams(sockets) => sockets.leave(&self.configured),
+        }
     }
 
     /// Hands on what senders bring, until the end; returns once all is handed on or
@@ -330,11 +341,7 @@ impl Listener {
                 file,
                 streams,
             } => streams.run(acceptor, file, stage, ends).await,
-            Kind::Datagrams {
-                socket,
-                file,
-                datagrams,
-            } => datagrams.run(socket, file, stage, ends).await,
+            Kind::Datagrams(sockets) => sockets.run(stage, ends).await,
         };
         // By what the configuration will call it again.
         let address = self.configured;

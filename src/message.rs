@@ -3,8 +3,12 @@
 //! There is one grammar, `scan`. [`check`] runs it and keeps nothing, [`Message::parse`]
 //! runs it and keeps what it points out, so they cannot disagree. It takes what
 //! the Datadog Agent takes (protocol 1.0 to 1.6) but for numbers that are not
-//! finite, rates that are not above 0, control characters in names, and events
-//! whose lengths miss the bar between title and text. A field that the grammar does not know is let through.
+//! finite, rates that are not above 0, and control characters in names. A field that the
+//! grammar does not know is let through.
+//!
+//! Like the Agent, it does not ask for the bars at the ends of an event's title and text: a
+//! client that counts characters where the protocol counts bytes has both cut short there, and
+//! what is left of the text taken for a field that nobody knows. It goes on as it came.
 //!
 //! A line here has neither its newline nor a carriage return before that.
 
@@ -44,7 +48,7 @@ reasons! {
         Timestamp = "timestamp",
         /// An event without `_e{title bytes,text bytes}:`, or whose title is empty.
         EventHeader = "event_header",
-        /// An event whose title and text do not have the lengths that it says.
+        /// An event that is shorter than it says its title and text are.
         EventLength = "event_length",
         /// A service check without a name.
         CheckName = "check_name",
@@ -262,15 +266,16 @@ fn event<'a>(
     if title_bytes == 0 {
         return Err(Malformed::EventHeader);
     }
-    let Some((title, [b'|', rest @ ..])) = rest.split_at_checked(title_bytes) else {
+    let Some((title, [_, rest @ ..])) = rest.split_at_checked(title_bytes) else {
         return Err(Malformed::EventLength);
     };
-    let Some((text, rest @ ([] | [b'|', ..]))) = rest.split_at_checked(text_bytes) else {
+    let Some((text, rest)) = rest.split_at_checked(text_bytes) else {
         return Err(Malformed::EventLength);
     };
     see(Part::Title(title));
     see(Part::Text(text));
-    for_each_field(line, rest, |at, field| {
+    let (_left_of_text, fields) = rest.split_at(memchr(b'|', rest).unwrap_or(rest.len()));
+    for_each_field(line, fields, |at, field| {
         see(Part::Field(at, field));
         Ok(())
     })

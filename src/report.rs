@@ -19,6 +19,7 @@ mod namespace;
 mod pace;
 mod packed;
 mod print;
+mod sent;
 #[cfg(test)]
 mod tests;
 pub mod text;
@@ -37,6 +38,7 @@ use self::deltas::Deltas;
 use self::lane::Lane;
 use self::pace::Pace;
 pub use self::print::print;
+pub use self::sent::SentSeries;
 use crate::config;
 use crate::hosts::select::Selection;
 use crate::output::Fanout;
@@ -208,6 +210,25 @@ impl Reporter {
         }
         self.pace = Some(pace);
         self
+    }
+
+    /// The same, that tells as 0 what another process sent of late and is gone now.
+    #[must_use]
+    pub fn remembering(mut self, sent: &SentSeries, now: Instant) -> Self {
+        for lane in &mut self.lanes {
+            lane.remember(sent, now);
+        }
+        self
+    }
+
+    /// What it sent of late.
+    #[must_use]
+    pub fn sent(&self, now: Instant) -> SentSeries {
+        let mut sent = SentSeries::default();
+        for lane in &self.lanes {
+            lane.tell_sent(&mut sent, now);
+        }
+        sent
     }
 
     /// One tick's lines, always in the same order, of snapshots of different

@@ -44,6 +44,15 @@ impl SeriesState {
         }
     }
 
+    /// The name of a state that has this one.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static str> {
+        let general = ConnectionState::ALL.into_iter().map(Self::General);
+        let raw = (0..=u8::MAX).filter_map(State::from_code).map(Self::Raw);
+        let mut names = general.chain(raw).map(Self::as_str);
+        names.find(|known| *known == name)
+    }
+
     /// One of the four.
     #[must_use]
     pub const fn general(self) -> ConnectionState {

@@ -254,6 +254,10 @@ impl Telemetry {
             of.count("listener.pressure_us", &listener.pressure_us);
             of.count("listener.abandoned_bytes", &listener.abandoned_bytes);
             of.count("listener.kernel_drops", &listener.kernel_drops);
+            if name.starts_with("unix") {
+                of.count("listener.rebinds", &listener.rebinds);
+                of.gauge("listener.path_lost", listener.path_lost.get());
+            }
             let buffer = listener.receive_buffer_bytes.get();
             if buffer > 0 {
                 of.gauge("listener.receive_buffer_bytes", buffer);

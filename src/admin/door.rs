@@ -31,6 +31,9 @@ const MAX_HEADERS: usize = 32;
 /// How long accepting rests after the system refused.
 const REST: Duration = Duration::from_secs(1);
 
+/// How long an answer that is being given may take once another process takes our place.
+pub(super) const LEAVING_GRACE: Duration = Duration::from_millis(250);
+
 /// How long one who is turned away may take to go.
 const LEAVING_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -85,6 +88,8 @@ pub(super) struct Door<A> {
     answer: A,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Cuts off who is still there.
+    cut: CancellationToken,
 }
 
 impl<A, F> Door<A>
@@ -108,6 +113,7 @@ where
             answer,
             tasks: TaskTracker::new(),
             stop,
+            cut: CancellationToken::new(),
         }
     }
 
@@ -138,10 +144,14 @@ where
         Ok(())
     }
 
-    /// Waits for those who are still there, who have been cut off by the stop.
-    pub(super) async fn close(self) {
+    /// Lets those who are still there have their answer within `grace`, and then cuts them
+    /// off.
+    pub(super) async fn close(self, grace: Duration) {
         self.tasks.close();
-        self.tasks.wait().await;
+        if timeout(grace, self.tasks.wait()).await.is_err() {
+            self.cut.cancel();
+            self.tasks.wait().await;
+        }
     }
 
     fn admit<S>(&self, stream: S)
@@ -160,7 +170,7 @@ where
     }
 
     fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let connection = self.stop.clone().run_until_cancelled_owned(connection);
+        let connection = self.cut.clone().run_until_cancelled_owned(connection);
         self.tasks.spawn(connection);
     }
 

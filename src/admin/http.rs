@@ -9,14 +9,14 @@ use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use super::body::{Answered, Body, object};
-use super::door::{Door, Limits, Socket};
+use super::door::{Door, LEAVING_GRACE, Limits, Socket};
 use crate::address::{Address, HostPort};
 use crate::exposition::Exposition;
 use crate::exposition::text::Format;
-use crate::listen::{ListenError, socket};
+use crate::handover;
+use crate::listen::{Ends, ListenError, left, socket};
 use crate::telemetry::HttpCounters;
 
 /// Connections that may wait to be accepted.
@@ -32,22 +32,32 @@ const LIMITS: Limits = Limits {
 /// The bound HTTP endpoint.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
+    /// As the configuration has it.
+    address: Address,
     listener: TcpListener,
     counters: Arc<HttpCounters>,
 }
 
 impl Endpoint {
-    /// Binds. Must be called within a runtime.
+    /// Binds, or goes on with the socket that was left for the address. Must be called within
+    /// a runtime.
     ///
     /// # Errors
     /// When somebody listens there already, or the address cannot be.
-    pub(crate) async fn bind(host: &HostPort) -> Result<Self, ListenError> {
+    pub(crate) async fn open(
+        host: &HostPort,
+        left: Option<handover::Listener>,
+    ) -> Result<Self, ListenError> {
         let address = Address::Tcp(host.clone());
-        let listener = socket::tcp(&address, host, ACCEPT_QUEUE).await?;
+        let listener = match left {
+            Some(left) => socket::left_tcp(&address, left)?,
+            None => socket::tcp(&address, host, ACCEPT_QUEUE).await?,
+        };
         let bound = listener.local_addr();
         let bound = bound.map_or_else(|_| host.to_string(), |bound| bound.to_string());
         tracing::info!(address = %bound, "HTTP endpoint bound");
         Ok(Self {
+            address,
             listener,
             counters: Arc::default(),
         })
@@ -58,20 +68,43 @@ impl Endpoint {
         Arc::clone(&self.counters)
     }
 
-    /// Answers until `stop`; what is not answered by then is cut off.
-    pub(crate) async fn run(self, exposition: Exposition, stop: CancellationToken) {
+    /// Leaves the socket without having answered.
+    pub(crate) fn leave(self) -> Option<handover::Listener> {
+        leave(&self.address, self.listener)
+    }
+
+    /// Answers until it is to end, and leaves the socket if it is to; what is not answered by
+    /// then is cut off.
+    pub(crate) async fn run(
+        self,
+        exposition: Exposition,
+        ends: Ends,
+    ) -> Option<handover::Listener> {
         let exposition = Arc::new(exposition);
         let answer = move |request: Request<_>| {
             let exposition = Arc::clone(&exposition);
             async move { answer(&exposition, &request).await }
         };
         let counters = Arc::clone(&self.counters.doors);
-        let door = Door::new("the HTTP endpoint", LIMITS, counters, answer, stop);
+        let door = Door::new("the HTTP endpoint", LIMITS, counters, answer, ends.stop);
         let socket = Socket::Tcp(self.listener);
         door.open(&socket).await;
+        if ends.leave.is_cancelled() {
+            door.close(LEAVING_GRACE).await;
+            let Socket::Tcp(listener) = socket else {
+                return None;
+            };
+            return leave(&self.address, listener);
+        }
         drop(socket);
-        door.close().await;
+        door.close(Duration::ZERO).await;
+        None
     }
+}
+
+fn leave(address: &Address, listener: TcpListener) -> Option<handover::Listener> {
+    let socket = listener.into_std().ok()?.into();
+    Some(left(address.to_string(), (socket, Vec::new()), None))
 }
 
 /// What there is.

@@ -12,17 +12,25 @@ use super::{AgentError, Ended};
 use crate::handover::{self, Legacy};
 use crate::listen::Ends;
 use crate::output::Ending;
+use crate::report::SentSeries;
 
 /// How long outputs may go on sending once their last sender is gone.
 const OUTPUT_GRACE: Duration = Duration::from_secs(5);
 /// The same where another process takes our place: senders wait for it.
 const LEAVING_GRACE: Duration = Duration::from_millis(100);
 
+/// What the report leaves.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    pub(super) events: Option<handover::Events>,
+    pub(super) series: SentSeries,
+}
+
 /// All that runs, and by what it is told to end.
 pub(super) struct Running {
     /// Listeners, the admin socket, the watch over memory.
     pub(super) stages: JoinSet<Option<handover::Listener>>,
-    pub(super) report: JoinHandle<Option<handover::Events>>,
+    pub(super) report: JoinHandle<Told>,
     pub(super) last_report: CancellationToken,
     pub(super) outputs: JoinSet<Ending>,
     pub(super) give_up: CancellationToken,
@@ -48,10 +56,10 @@ impl Running {
             }
         };
         let leaves = self.ends.leave.is_cancelled();
-        let mut events = None;
+        let mut told = Told::default();
         if leaves {
             // While senders are still read: it may take as long as a look at the kernel does.
-            events = self.end_report(&mut failure).await;
+            told = self.end_report(&mut failure).await;
         }
         self.ends.stop.cancel();
         let mut listeners = Vec::new();
@@ -74,23 +82,24 @@ impl Running {
             None if leaves => Ok(Ended::Left(Legacy {
                 listeners,
                 outputs,
-                events,
+                events: told.events,
+                series: told.series,
             })),
             None => Ok(Ended::Stopped),
         }
     }
 
     /// Lets the report go a last time, unless it has ended by itself.
-    async fn end_report(&mut self, failure: &mut Option<AgentError>) -> Option<handover::Events> {
+    async fn end_report(&mut self, failure: &mut Option<AgentError>) -> Told {
         self.last_report.cancel();
         if self.report.is_finished() {
-            return None;
+            return Told::default();
         }
         match (&mut self.report).await {
-            Ok(events) => events,
+            Ok(told) => told,
             Err(error) => {
                 failure.get_or_insert_with(|| unexpected("report", Err(error)));
-                None
+                Told::default()
             }
         }
     }

@@ -239,6 +239,8 @@ impl Tables {
         part.reasons(address, "connections refused", counters, "refused");
         let kernel = "datagrams dropped by the kernel, for want of room";
         part.number(address, kernel, counters, "kernel_drops");
+        let lost = "nobody finds the socket by its path: see the log";
+        part.number(address, lost, counters, "path_lost");
         let number = |name| counters.get(name).to_string();
         part.columns.add([
             line.address.clone(),

@@ -104,6 +104,8 @@ fn of_listener(name: &str) -> &'static str {
         "pressure_waits" => "Reads that waited for want of memory.",
         "pressure_seconds" => "How long reads waited for want of memory.",
         "abandoned_bytes" => "Bytes left in senders' sockets at the stop.",
+        "rebinds" => "New sockets for a socket file that was gone.",
+        "path_lost" => "1 while a unix socket's path leads to nothing or to somebody else.",
         "kernel_drops" => "Datagrams that the kernel dropped for want of room.",
         _ => NONE,
     }

@@ -13,6 +13,7 @@ use super::state::{Named, decode, is_ours};
 use super::{Legacy, Listener};
 use crate::address::Address;
 use crate::config::Environment;
+use crate::report::SentSeries;
 
 /// Names the memory file to the program that takes our place: our process id, and the
 /// descriptor.
@@ -130,6 +131,7 @@ impl Inherited {
             socket: self.sockets.swap_remove(place),
             // It is systemd's, which keeps it.
             file: None,
+            older: Vec::new(),
             connections: Vec::new(),
         })
     }
@@ -142,6 +144,11 @@ impl Inherited {
     /// The kernel's events that wait, if any do.
     pub fn take_events(&mut self) -> Option<super::Events> {
         self.legacy.events.take()
+    }
+
+    /// The series that were sent.
+    pub fn take_series(&mut self) -> SentSeries {
+        std::mem::take(&mut self.legacy.series)
     }
 
     /// What nobody took.

@@ -17,6 +17,7 @@ use crate::address::FileId;
 use crate::config::Format;
 use crate::conntrack::Subscription;
 use crate::output::spool::Contents;
+use crate::report::SentSeries;
 
 /// What the head begins with.
 const MAGIC: &str = "conntally handover 1";
@@ -40,6 +41,8 @@ struct Told {
     listeners: Vec<ToldListener>,
     outputs: Vec<ToldOutput>,
     events: Option<ToldEvents>,
+    #[serde(default)]
+    series: SentSeries,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -54,6 +57,8 @@ struct ToldListener {
     address: String,
     socket: String,
     file: Option<FileId>,
+    #[serde(default)]
+    older: Vec<(String, FileId)>,
     connections: Vec<ToldConnection>,
 }
 
@@ -82,6 +87,10 @@ fn listener_name(number: usize) -> String {
     format!("listener-{number}")
 }
 
+fn older_name(listener: usize, number: usize) -> String {
+    format!("older-{listener}-{number}")
+}
+
 fn connection_name(listener: usize, number: usize) -> String {
     format!("connection-{listener}-{number}")
 }
@@ -99,14 +108,23 @@ pub(super) fn named(legacy: &Legacy) -> impl Iterator<Item = (String, BorrowedFd
         let connections = connections.map(move |(number, connection)| {
             (connection_name(place, number), connection.socket.as_fd())
         });
-        std::iter::once((listener_name(place), listener.socket.as_fd())).chain(connections)
+        let older = listener.older.iter().enumerate();
+        let older =
+            older.map(move |(number, (socket, _))| (older_name(place, number), socket.as_fd()));
+        std::iter::once((listener_name(place), listener.socket.as_fd()))
+            .chain(older)
+            .chain(connections)
     });
     listeners.chain(events)
 }
 
 /// Whether this is how we name descriptors.
 pub(super) fn is_ours(name: &str) -> bool {
-    name == EVENTS_NAME || name.starts_with("listener-") || name.starts_with("connection-")
+    let begins = |prefix| name.starts_with(prefix);
+    name == EVENTS_NAME
+        || ["listener-", "older-", "connection-"]
+            .into_iter()
+            .any(begins)
 }
 
 /// The file's bytes.
@@ -124,10 +142,13 @@ pub(super) fn encode(legacy: &Legacy) -> Vec<u8> {
                 past: connection.past,
             }
         });
+        let older = listener.older.iter().enumerate();
+        let older = older.map(|(number, &(_, file))| (older_name(place, number), file));
         told.listeners.push(ToldListener {
             address: listener.address.clone(),
             socket: listener_name(place),
             file: listener.file,
+            older: older.collect(),
             connections: connections.collect(),
         });
     }
@@ -145,6 +166,7 @@ pub(super) fn encode(legacy: &Legacy) -> Vec<u8> {
         subscription: events.subscription,
         protocols: events.protocols.clone(),
     });
+    told.series.clone_from(&legacy.series);
     // Text keys and numbers alone: there is nothing that JSON does not have.
     let mut rest = serde_json::to_vec(&told).unwrap_or_default();
     let length = rest.len();
@@ -179,11 +201,15 @@ pub(super) fn decode(file: &[u8], named: &mut Named) -> Result<Legacy, StateErro
                 });
             }
         }
+        let older = listener.older.into_iter();
+        let older = older.filter_map(|(name, file)| Some((named.remove(&name)?, file)));
+        let older = older.collect();
         if let Some(socket) = named.remove(&listener.socket) {
             legacy.listeners.push(Listener {
                 address: listener.address,
                 socket,
                 file: listener.file,
+                older,
                 connections,
             });
         }
@@ -196,6 +222,7 @@ pub(super) fn decode(file: &[u8], named: &mut Named) -> Result<Legacy, StateErro
             contents: contents.ok_or(StateError::Damaged)?,
         });
     }
+    legacy.series = told.series;
     legacy.events = told.events.and_then(|told| {
         Some(Events {
             socket: named.remove(&told.socket)?,
@@ -232,6 +259,7 @@ fn split(file: &[u8]) -> Result<(Told, &[u8]), StateError> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
+    use std::path::Path;
     use std::time::{Duration, SystemTime};
 
     use super::*;
@@ -264,6 +292,7 @@ mod tests {
             address: address.to_owned(),
             socket: fd(),
             file: None,
+            older: vec![(fd(), FileId::of(Path::new("/")).unwrap())],
             connections,
         };
         Legacy {
@@ -284,6 +313,7 @@ mod tests {
                 subscription: Subscription::Full,
                 protocols: "tcp".to_owned(),
             }),
+            series: SentSeries::default(),
         }
     }
 
@@ -295,9 +325,9 @@ mod tests {
     #[test]
     fn what_is_left_is_found_as_it_was() {
         let left = legacy();
-        assert_eq!((left.descriptors(), left.lines()), (5, 2));
+        assert_eq!((left.descriptors(), left.lines()), (7, 2));
         let mut named = descriptors(&left);
-        assert_eq!(named.len(), 5);
+        assert_eq!(named.len(), 7);
         let found = decode(&encode(&left), &mut named).unwrap();
         assert!(named.is_empty());
         assert_eq!(found.outputs, left.outputs);
@@ -309,6 +339,7 @@ mod tests {
         assert_eq!(found.listeners.len(), 2);
         for (found, left) in found.listeners.iter().zip(&left.listeners) {
             assert_eq!(found.address, left.address);
+            assert_eq!(found.older[0].1, left.older[0].1);
             assert_eq!(found.connections.len(), left.connections.len());
             for (found, left) in found.connections.iter().zip(&left.connections) {
                 assert_eq!(found.held, left.held);

@@ -16,10 +16,10 @@ use super::connection::Task;
 use super::descriptors;
 use super::intake::Stage;
 use super::senders::Senders;
-use super::socket::SocketFile;
+use super::socket::{self, SocketFile, changed};
 use super::stream::{Accepted, Acceptor, Peer};
 use super::tracker::{Limits, Tracker};
-use super::{DRAIN_LIMIT, Ends, GRACE};
+use super::{DRAIN_LIMIT, Ends, GRACE, left};
 use crate::config;
 use crate::frame::Framer;
 use crate::handover::{self, Cut, Past};
@@ -63,8 +63,8 @@ impl Streams {
     /// Accepts until the end, then lets the connections end, or leaves all of it.
     pub(super) async fn run(
         mut self,
-        acceptor: Acceptor,
-        file: Option<SocketFile>,
+        mut acceptor: Acceptor,
+        mut file: Option<SocketFile>,
         stage: Arc<Stage>,
         ends: Ends,
     ) -> Option<handover::Listener> {
@@ -93,7 +93,17 @@ impl Streams {
                     rest.end();
                     continue;
                 }
-                accepted = poll_fn(|cx| poll_accept(&acceptor, cx)), if !rest.is_on() => accepted,
+                change = changed(&mut file, socket::unix_stream) => {
+                    if let Some(listener) = stage.note_file(change) {
+                        for accepted in acceptor.renew(listener) {
+                            self.admit(accepted, &stage, &tasks);
+                        }
+                    }
+                    continue;
+                }
+                accepted = poll_fn(|cx| poll_accept(&mut acceptor, cx)), if !rest.is_on() => {
+                    accepted
+                }
             };
             match accepted {
                 Some(Ok(accepted)) => {
@@ -110,7 +120,7 @@ impl Streams {
                     rest.begin();
                 }
                 None => {
-                    if descriptors::is_waited_for(&acceptor) {
+                    if acceptor.is_waited_for() {
                         cannot_accept(&stage, &NONE_LEFT);
                     }
                     rest.begin();
@@ -137,12 +147,10 @@ impl Streams {
         tasks.close();
         self.tracker.leave();
         tasks.wait().await;
-        match acceptor.into_descriptor() {
-            Ok(socket) => Some(handover::Listener {
-                address: stage.listener.clone(),
-                socket,
-                file: file.map(SocketFile::leave),
+        match acceptor.into_descriptors() {
+            Ok(sockets) => Some(handover::Listener {
                 connections: self.tracker.take_left(),
+                ..left(stage.listener.clone(), sockets, file)
             }),
             Err(error) => {
                 tracing::error!(listener = %stage.listener, %error, "the socket cannot be left");
@@ -253,8 +261,11 @@ impl Streams {
 }
 
 /// The next connection; none where it would take one of the last descriptors.
-fn poll_accept(acceptor: &Acceptor, cx: &mut Context<'_>) -> Poll<Option<io::Result<Accepted>>> {
-    if descriptors::are_left(acceptor) {
+fn poll_accept(
+    acceptor: &mut Acceptor,
+    cx: &mut Context<'_>,
+) -> Poll<Option<io::Result<Accepted>>> {
+    if descriptors::are_left(&acceptor) {
         acceptor.poll_accept(cx).map(Some)
     } else {
         Poll::Ready(None)

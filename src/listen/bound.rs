@@ -3,8 +3,9 @@
 use std::io;
 use std::net::{self as std_net, SocketAddr};
 use std::os::unix::net as std_unix;
+use std::path::Path;
 
-use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
+use tokio::net::{TcpListener, UdpSocket, UnixDatagram};
 
 use super::ListenError;
 use super::datagram;
@@ -18,7 +19,7 @@ use crate::handover;
 #[derive(Debug)]
 pub(super) struct Bound {
     pub(super) socket: Socket,
-    /// Its name, with unix sockets; none where it is somebody else's.
+    /// Its name, with unix sockets.
     pub(super) file: Option<SocketFile>,
     /// Where it is bound to, with the others.
     pub(super) local: Option<SocketAddr>,
@@ -28,32 +29,37 @@ pub(super) struct Bound {
 #[derive(Debug)]
 pub(super) enum Socket {
     Streams(Acceptor),
-    Datagrams(datagram::Socket),
+    /// The newest last, where the file was made anew.
+    Datagrams(Vec<datagram::Socket>),
+}
+
+/// What the file of a listener's socket is to be.
+fn place(config: &config::Listener, path: &Path) -> Place {
+    Place {
+        address: config.address.clone(),
+        path: path.to_owned(),
+        owner: config.owner.clone(),
+        mode: config.mode,
+    }
 }
 
 impl Bound {
     /// Binds.
     pub(super) async fn new(config: &config::Listener) -> Result<Self, ListenError> {
         let address = &config.address;
-        let place = |path| Place {
-            address,
-            path,
-            owner: &config.owner,
-            mode: config.mode,
-        };
         Ok(match address {
             Address::UnixStream(path) => {
-                let (listener, file) = socket::unix_stream(place(path))?;
+                let (listener, file) = socket::unix_stream(place(config, path)).await?;
                 Self {
-                    socket: Socket::Streams(Acceptor::Unix(listener)),
+                    socket: Socket::Streams(Acceptor::unix(listener)),
                     file: Some(file),
                     local: None,
                 }
             }
             Address::UnixDatagram(path) => {
-                let (socket, tells, file) = socket::unix_datagram(place(path))?;
+                let (socket, file) = datagram::Socket::bind(place(config, path)).await?;
                 Self {
-                    socket: Socket::Datagrams(datagram::Socket::Unix(socket, tells)),
+                    socket: Socket::Datagrams(vec![socket]),
                     file: Some(file),
                     local: None,
                 }
@@ -77,51 +83,50 @@ impl Bound {
     fn udp(socket: UdpSocket) -> Self {
         Self {
             local: socket.local_addr().ok(),
-            socket: Socket::Datagrams(datagram::Socket::Udp(socket)),
+            socket: Socket::Datagrams(vec![datagram::Socket::Udp(socket)]),
             file: None,
         }
     }
 
     /// Takes the socket that was left for this address, and its connections.
     pub(super) fn inherited(
-        address: &Address,
+        config: &config::Listener,
         left: handover::Listener,
     ) -> Result<(Self, Vec<handover::Connection>), ListenError> {
+        let address = &config.address;
         let handover::Listener {
             socket,
             file,
+            older,
             connections,
             ..
         } = left;
+        let (older, files): (Vec<_>, Vec<_>) = older.into_iter().unzip();
+        let of_file = |path: &Path| SocketFile::left(place(config, path), file, files);
         let adopt = || -> io::Result<Option<Self>> {
-            let file = (address.path().zip(file)).map(|(path, id)| SocketFile::inherited(path, id));
             Ok(Some(match address {
-                Address::UnixStream(_) => {
-                    let listener = std_unix::UnixListener::from(socket);
-                    listener.set_nonblocking(true)?;
-                    let listener = UnixListener::from_std(listener)?;
+                Address::UnixStream(path) => Self {
+                    socket: Socket::Streams(Acceptor::of_unix(older, socket)?),
+                    file: Some(of_file(path)),
+                    local: None,
+                },
+                Address::UnixDatagram(path) => {
+                    let sockets = older.into_iter().chain([socket]).map(|socket| {
+                        let socket = std_unix::UnixDatagram::from(socket);
+                        socket.set_nonblocking(true)?;
+                        let tells = datagram::ask(&socket)?;
+                        Ok(datagram::Socket::Unix(
+                            UnixDatagram::from_std(socket)?,
+                            tells,
+                        ))
+                    });
                     Self {
-                        socket: Socket::Streams(Acceptor::Unix(listener)),
-                        file,
+                        socket: Socket::Datagrams(sockets.collect::<io::Result<_>>()?),
+                        file: Some(of_file(path)),
                         local: None,
                     }
                 }
-                Address::UnixDatagram(_) => {
-                    let socket = std_unix::UnixDatagram::from(socket);
-                    socket.set_nonblocking(true)?;
-                    let tells = datagram::ask(&socket)?;
-                    let socket = UnixDatagram::from_std(socket)?;
-                    Self {
-                        socket: Socket::Datagrams(datagram::Socket::Unix(socket, tells)),
-                        file,
-                        local: None,
-                    }
-                }
-                Address::Tcp(_) => {
-                    let listener = std_net::TcpListener::from(socket);
-                    listener.set_nonblocking(true)?;
-                    Self::tcp(TcpListener::from_std(listener)?)
-                }
+                Address::Tcp(_) => Self::tcp(socket::tcp_listener(socket)?),
                 Address::Udp(_) => {
                     let socket = std_net::UdpSocket::from(socket);
                     socket.set_nonblocking(true)?;

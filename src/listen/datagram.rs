@@ -7,6 +7,7 @@
 //! of the daemon 1.67 to 1.96 and 1.70 to 1.80, 2.9 to 3.2 and 3.0 to 3.1.
 
 mod envelope;
+mod renewed;
 mod socket;
 mod sys;
 
@@ -19,15 +20,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 pub(super) use self::envelope::Tells;
 use self::envelope::{Credentials, Envelope, Whom};
+pub(super) use self::renewed::Sockets;
 pub(super) use self::socket::{Socket, ask};
 use super::intake::{Batch, READ_BYTES, Scratch, Sender, Stage, Turn};
 use super::pressure::Keep;
 use super::senders::Senders;
-use super::socket::SocketFile;
 use super::{DRAIN_LIMIT, Ends};
 use crate::config;
 use crate::frame::{Cut, MAX_FRAME_BYTES};
-use crate::handover;
 use crate::output::Room;
 use crate::output::backlog::SenderId;
 use crate::telemetry::FrameDrop;
@@ -43,7 +43,7 @@ const ERROR_REST: Duration = Duration::from_millis(100);
 const DATAGRAM_BYTES: usize = 256;
 
 /// What a datagram listener's lines get.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Datagrams {
     max_frame: usize,
     senders: Senders,
@@ -63,25 +63,23 @@ struct Burst {
 }
 
 impl Datagrams {
-    pub(super) fn new(config: &config::Listener, senders: Senders, socket: &Socket) -> Self {
+    pub(super) fn new(
+        config: &config::Listener,
+        senders: Senders,
+        socket: Option<&Socket>,
+    ) -> Self {
         Self {
             max_frame: config.max_frame.as_usize().min(MAX_FRAME_BYTES),
             senders,
             allow_uids: config.allow_uids.clone(),
             // Another process has counted what it lost.
-            kernel_drops: socket.kernel_drops().unwrap_or(0),
+            kernel_drops: socket.and_then(Socket::kernel_drops).unwrap_or(0),
             nobody: SenderId::unique(),
         }
     }
 
-    /// Receives until the end, then what is queued, or leaves it.
-    pub(super) async fn run(
-        mut self,
-        socket: Socket,
-        file: Option<SocketFile>,
-        stage: Arc<Stage>,
-        ends: Ends,
-    ) -> Option<handover::Listener> {
+    /// Receives until the end, then what is queued, or leaves it with the socket.
+    async fn run(mut self, socket: Socket, stage: Arc<Stage>, ends: Ends) -> Option<Socket> {
         let Ends { stop, leave } = ends;
         if let Some(bytes) = socket.buffer_bytes() {
             stage.counters.receive_buffer_bytes.set(bytes);
@@ -129,9 +127,8 @@ impl Datagrams {
         room.release();
         self.count_drops(&socket, &stage);
         if leave.is_cancelled() {
-            return leave_socket(socket, file, &stage);
+            return Some(socket);
         }
-        drop(file);
         match socket.close() {
             Ok(()) => self.drain(&socket, &stage, &mut room).await,
             Err(error) => {
@@ -266,26 +263,6 @@ fn refuse(stage: &Stage, whom: &Whom) {
     }
 }
 
-/// Leaves the socket, and what is queued in it, to the process that takes our place.
-fn leave_socket(
-    socket: Socket,
-    file: Option<SocketFile>,
-    stage: &Stage,
-) -> Option<handover::Listener> {
-    match socket.into_descriptor() {
-        Ok(socket) => Some(handover::Listener {
-            address: stage.listener.clone(),
-            socket,
-            file: file.map(SocketFile::leave),
-            connections: Vec::new(),
-        }),
-        Err(error) => {
-            tracing::error!(listener = %stage.listener, %error, "the socket cannot be left");
-            None
-        }
-    }
-}
-
 async fn rest(stage: &Stage, error: &io::Error) {
     if let Some(suppressed) = stage.log.permit() {
         tracing::warn!(listener = %stage.listener, %error, suppressed, "cannot receive, trying again");
@@ -316,7 +293,7 @@ mod tests {
     async fn socket() -> (Socket, Datagrams) {
         let socket = Socket::Udp(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let senders = Senders::new(Forward::default(), OriginChoice::None);
-        let datagrams = Datagrams::new(&config::Listener::default(), senders, &socket);
+        let datagrams = Datagrams::new(&config::Listener::default(), senders, Some(&socket));
         (socket, datagrams)
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::task::yield_now;
 
 use super::pressure::{Keep, Pressure};
+use super::socket::Change;
 use crate::forward::Forward;
 use crate::frame::Cut;
 use crate::log_limit::LogLimit;
@@ -102,6 +103,19 @@ impl Stage {
         }
         // Apart, as every connection's task would have room for the timers.
         Box::pin(self.pressure.wait(&self.counters)).await
+    }
+
+    /// Counts what has become of the socket file; the new socket, if there is one.
+    pub(super) fn note_file<T>(&self, change: Change<T>) -> Option<T> {
+        let counters = &self.counters;
+        counters
+            .path_lost
+            .set(u64::from(matches!(change, Change::Lost)));
+        let Change::Made(socket) = change else {
+            return None;
+        };
+        counters.rebinds.add(1);
+        Some(socket)
     }
 
     /// Counts a frame that is lost, and says so.

@@ -89,7 +89,7 @@ impl Clocks {
 }
 
 /// The processes that send to a listener.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Senders {
     choice: OriginChoice,
     /// For those of whom nothing is to be told.
@@ -99,7 +99,7 @@ pub(super) struct Senders {
     reuse: Duration,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     /// When the process began; none where it was gone, or another, when it was looked at.
     start: Option<Moment>,

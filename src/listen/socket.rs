@@ -2,19 +2,24 @@
 //! nobody else's taken away.
 
 mod file;
+mod left;
+mod lock;
 
 use std::fs::{self, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, lchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket, UnixDatagram, UnixListener, UnixSocket};
 
-pub(crate) use self::file::SocketFile;
+pub(crate) use self::file::{Change, MOST_SOCKETS, SocketFile, changed};
+pub(crate) use self::left::{left_tcp, left_unix_stream};
+pub(super) use self::left::{tcp_listener, unix_listener};
+use self::lock::DirectoryLock;
 use super::ListenError;
 use super::datagram::{self, Tells};
 use crate::address::{Address, HostPort};
@@ -25,37 +30,40 @@ use crate::config::{FileMode, Owner};
 pub(super) const ACCEPT_QUEUE: u32 = 1024;
 
 /// A name to be given to a socket.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
     /// What errors call it.
-    pub(crate) address: &'a Address,
+    pub(crate) address: Address,
     /// The path in it.
-    pub(crate) path: &'a Path,
+    pub(crate) path: PathBuf,
     /// Whom the file belongs to.
-    pub(crate) owner: &'a Owner,
+    pub(crate) owner: Owner,
     /// Of the file.
     pub(crate) mode: FileMode,
 }
 
 /// Binds a unix stream socket. Must be called within a runtime.
-pub(crate) fn unix_stream(place: Place<'_>) -> Result<(UnixListener, SocketFile), ListenError> {
+pub(crate) async fn unix_stream(place: Place) -> Result<(UnixListener, SocketFile), ListenError> {
+    let _lock = DirectoryLock::of(&place.path).await;
     let socket = UnixSocket::new_stream();
     place.give_to(socket, SocketType::STREAM, |socket| {
         socket.listen(ACCEPT_QUEUE)
     })
 }
 
-/// Binds a unix datagram socket, which tells who sends by it.
-pub(super) fn unix_datagram(
-    place: Place<'_>,
-) -> Result<(UnixDatagram, Tells, SocketFile), ListenError> {
-    let errors = Errors(place.address);
+/// Binds a unix datagram socket, which tells the processes that send by it where it can.
+/// Must be called within a runtime.
+pub(super) async fn unix_datagram(
+    place: Place,
+) -> Result<((UnixDatagram, Tells), SocketFile), ListenError> {
+    let _lock = DirectoryLock::of(&place.path).await;
+    let errors = Errors(&place.address);
     let socket = UnixSocket::new_datagram().map_err(errors.while_doing("open a socket"))?;
     // Before anybody can send: what was sent before would tell of no process.
     let tells =
         datagram::ask(&socket).map_err(errors.while_doing("ask for the senders' processes"))?;
     let (socket, file) = place.give_to(Ok(socket), SocketType::DGRAM, UnixSocket::datagram)?;
-    Ok((socket, tells, file))
+    Ok(((socket, tells), file))
 }
 
 /// What stands at a path, where it may be replaced.
@@ -66,29 +74,29 @@ enum Found {
     Stale,
 }
 
-impl Place<'_> {
+impl Place {
     /// Gives a socket its name, owner and mode. Whoever finds the file finds one that is
     /// listened on: a new one can be entered only then, a stale one is replaced in one step
     /// by then.
     fn give_to<T>(
-        self,
+        &self,
         socket: io::Result<UnixSocket>,
         kind: SocketType,
         listen: impl FnOnce(UnixSocket) -> io::Result<T>,
     ) -> Result<(T, SocketFile), ListenError> {
-        let errors = Errors(self.address);
+        let errors = Errors(&self.address);
         let socket = socket.map_err(errors.while_doing("open a socket"))?;
-        let owner = ids(self.owner).map_err(|reason| ListenError::Owner {
+        let owner = ids(&self.owner).map_err(|reason| ListenError::Owner {
             address: self.address.clone(),
             reason,
         })?;
-        let found = self.look(self.path, kind)?;
+        let found = self.look(&self.path, kind)?;
         // The file gets the mode of the socket that is bound (unix(7)): no one comes
         // in before it has its owner. A umask would be the whole process's.
         rustix::fs::fchmod(&socket, Mode::empty())
             .map_err(|error| errors.of(error.into(), "restrict the socket"))?;
         let mut file = match found {
-            Found::Nothing => self.bind(&socket, self.path)?,
+            Found::Nothing => self.bind(&socket, &self.path)?,
             Found::Stale => self.bind_beside(&socket)?,
         };
         let listener = listen(socket).map_err(errors.while_doing("listen"))?;
@@ -104,12 +112,12 @@ impl Place<'_> {
         if found == Found::Stale {
             tracing::info!(path = %self.path.display(), "nobody listened on the socket file: replaced");
         }
-        Ok((listener, file.watched()))
+        Ok((listener, file))
     }
 
     /// What stands at `path`: the place itself, or where that was put aside.
-    fn look(self, path: &Path, kind: SocketType) -> Result<Found, ListenError> {
-        let errors = Errors(self.address);
+    fn look(&self, path: &Path, kind: SocketType) -> Result<Found, ListenError> {
+        let errors = Errors(&self.address);
         let found = match fs::symlink_metadata(path) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -129,7 +137,7 @@ impl Place<'_> {
         if !found.file_type().is_socket() {
             return Err(ListenError::NotASocket {
                 address: self.address.clone(),
-                path: self.path.to_owned(),
+                path: self.path.clone(),
             });
         }
         match probe(path, kind) {
@@ -145,36 +153,36 @@ impl Place<'_> {
         }
     }
 
-    fn bind(self, socket: &UnixSocket, path: &Path) -> Result<SocketFile, ListenError> {
-        let errors = Errors(self.address);
+    fn bind(&self, socket: &UnixSocket, path: &Path) -> Result<SocketFile, ListenError> {
+        let errors = Errors(&self.address);
         socket
             .bind(path)
             .map_err(errors.while_doing("create the socket file"))?;
-        SocketFile::of(path).map_err(errors.while_doing("look at the socket file"))
+        SocketFile::of(self.clone(), path).map_err(errors.while_doing("look at the socket file"))
     }
 
     /// Binds to a name of the same directory that nobody knows. Where there can be none, as
     /// the path is too long or the file system full, takes the stale file away instead.
-    fn bind_beside(self, socket: &UnixSocket) -> Result<SocketFile, ListenError> {
+    fn bind_beside(&self, socket: &UnixSocket) -> Result<SocketFile, ListenError> {
         let number = RandomState::new().build_hasher().finish() % 0x1_0000_0000;
         let mut beside = self.path.as_os_str().to_owned();
         beside.push(format!(".{number:08x}"));
         if let Ok(file) = self.bind(socket, Path::new(&beside)) {
             return Ok(file);
         }
-        fs::remove_file(self.path)
-            .map_err(Errors(self.address).while_doing("remove the stale socket file"))?;
-        self.bind(socket, self.path)
+        fs::remove_file(&self.path)
+            .map_err(Errors(&self.address).while_doing("remove the stale socket file"))?;
+        self.bind(socket, &self.path)
     }
 
     /// Puts `file` where a stale one stands. Who connects meanwhile finds the one or the other.
-    fn replace(self, file: &mut SocketFile, kind: SocketType) -> Result<(), ListenError> {
-        let errors = Errors(self.address);
-        let Ok(aside) = file.exchange(self.path.to_owned()) else {
+    fn replace(&self, file: &mut SocketFile, kind: SocketType) -> Result<(), ListenError> {
+        let errors = Errors(&self.address);
+        let Ok(aside) = file.exchange(self.path.clone()) else {
             // The file system can't, or somebody has taken the stale one away.
-            self.look(self.path, kind)?;
+            self.look(&self.path, kind)?;
             return file
-                .rename(self.path)
+                .rename(&self.path)
                 .map_err(errors.while_doing("replace the stale socket file"));
         };
         match self.look(&aside, kind) {

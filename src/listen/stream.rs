@@ -1,5 +1,6 @@
 //! Accepted stream sockets, unix and TCP alike.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -15,7 +16,8 @@ use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
 
-use super::origin;
+use super::socket::{MOST_SOCKETS, unix_listener};
+use super::{descriptors, origin};
 
 /// Who is at the other end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,11 +44,39 @@ impl fmt::Display for Peer {
     }
 }
 
-/// A socket that connections come to.
+/// What connections come to.
 #[derive(Debug)]
 pub(super) enum Acceptor {
-    Unix(UnixListener),
+    Unix(UnixAcceptor),
     Tcp(TcpListener),
+}
+
+/// Unix sockets of one name.
+#[derive(Debug)]
+pub(super) struct UnixAcceptor {
+    newest: UnixListener,
+    /// Where the file was made anew, those before: the oldest first.
+    older: VecDeque<UnixListener>,
+    /// Which is asked first, so that none keeps the others from their turn.
+    turn: usize,
+}
+
+impl UnixAcceptor {
+    fn listeners(&self) -> impl Iterator<Item = &UnixListener> {
+        self.older.iter().chain(iter::once(&self.newest))
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
+        let listeners = self.older.len() + 1;
+        for _ in 0..listeners {
+            let listener = self.older.get(self.turn).unwrap_or(&self.newest);
+            self.turn = (self.turn + 1) % listeners;
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                return Poll::Ready(accepted.map(|(stream, _)| stream));
+            }
+        }
+        Poll::Pending
+    }
 }
 
 /// A connection that has come.
@@ -57,26 +87,86 @@ pub(super) enum Accepted {
 }
 
 impl Acceptor {
-    /// What waits to be accepted, asked of the system itself: the runtime may not
-    /// have looked yet. Nothing is accepted after that.
-    pub(super) fn into_queued(self) -> impl Iterator<Item = Accepted> {
-        let queue = match self {
-            Self::Unix(listener) => listener.into_std().map(Queue::Unix),
-            Self::Tcp(listener) => listener.into_std().map(Queue::Tcp),
-        };
-        queue
-            .into_iter()
-            .flat_map(|queue| iter::from_fn(move || queue.accept().ok()))
+    pub(super) fn unix(newest: UnixListener) -> Self {
+        Self::Unix(UnixAcceptor {
+            newest,
+            older: VecDeque::new(),
+            turn: 0,
+        })
     }
 
-    /// The socket itself, which goes on listening.
+    /// Of unix sockets that another process bound, the oldest first.
     ///
     /// # Errors
-    /// When the runtime does not let go of it.
-    pub(super) fn into_descriptor(self) -> io::Result<OwnedFd> {
+    /// When one is none.
+    pub(super) fn of_unix(older: Vec<OwnedFd>, newest: OwnedFd) -> io::Result<Self> {
+        let older = older.into_iter().map(unix_listener);
+        Ok(Self::Unix(UnixAcceptor {
+            newest: unix_listener(newest)?,
+            older: older.collect::<io::Result<_>>()?,
+            turn: 0,
+        }))
+    }
+
+    /// Takes a further unix socket, which the name leads to from now on. Returns who waits at
+    /// one that was one too many.
+    pub(super) fn renew(
+        &mut self,
+        listener: UnixListener,
+    ) -> impl Iterator<Item = Accepted> + use<> {
+        let surplus = match self {
+            Self::Unix(unix) => {
+                unix.older
+                    .push_back(std::mem::replace(&mut unix.newest, listener));
+                (unix.older.len() == MOST_SOCKETS).then(|| unix.older.pop_front())
+            }
+            Self::Tcp(_) => None,
+        };
+        queued(
+            surplus
+                .flatten()
+                .map(|oldest| oldest.into_std().map(Queue::Unix)),
+        )
+    }
+
+    /// Who waits to be accepted, asked of the system itself: the runtime may not
+    /// have looked yet. Nobody is accepted after that.
+    pub(super) fn into_queued(self) -> impl Iterator<Item = Accepted> {
+        let queues: Vec<_> = match self {
+            Self::Unix(UnixAcceptor { newest, older, .. }) => {
+                let listeners = older.into_iter().chain([newest]);
+                listeners
+                    .map(|listener| listener.into_std().map(Queue::Unix))
+                    .collect()
+            }
+            Self::Tcp(listener) => vec![listener.into_std().map(Queue::Tcp)],
+        };
+        queued(queues)
+    }
+
+    /// The sockets themselves, which go on listening: the newest, and those before it.
+    ///
+    /// # Errors
+    /// When the runtime does not let go of one.
+    pub(super) fn into_descriptors(self) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
         match self {
-            Self::Unix(listener) => listener.into_std().map(OwnedFd::from),
-            Self::Tcp(listener) => listener.into_std().map(OwnedFd::from),
+            Self::Unix(UnixAcceptor { newest, older, .. }) => {
+                let descriptor = |of: UnixListener| of.into_std().map(OwnedFd::from);
+                let older = older
+                    .into_iter()
+                    .map(descriptor)
+                    .collect::<io::Result<_>>()?;
+                Ok((descriptor(newest)?, older))
+            }
+            Self::Tcp(listener) => Ok((listener.into_std()?.into(), Vec::new())),
+        }
+    }
+
+    /// Whether somebody waits to be accepted.
+    pub(super) fn is_waited_for(&self) -> bool {
+        match self {
+            Self::Unix(unix) => unix.listeners().any(descriptors::is_waited_for),
+            Self::Tcp(listener) => descriptors::is_waited_for(listener),
         }
     }
 
@@ -100,11 +190,9 @@ impl Acceptor {
         }
     }
 
-    pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+    pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         match self {
-            Self::Unix(listener) => listener
-                .poll_accept(cx)
-                .map_ok(|(stream, _)| Accepted::Unix(stream)),
+            Self::Unix(unix) => unix.poll_accept(cx).map_ok(Accepted::Unix),
             Self::Tcp(listener) => listener
                 .poll_accept(cx)
                 .map_ok(|(stream, remote)| Accepted::Tcp(stream, remote)),
@@ -115,10 +203,16 @@ impl Acceptor {
 impl AsFd for Acceptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Unix(listener) => listener.as_fd(),
+            Self::Unix(unix) => unix.newest.as_fd(),
             Self::Tcp(listener) => listener.as_fd(),
         }
     }
+}
+
+/// Who waits at these.
+fn queued(queues: impl IntoIterator<Item = io::Result<Queue>>) -> impl Iterator<Item = Accepted> {
+    let queues = queues.into_iter().flatten();
+    queues.flat_map(|queue| iter::from_fn(move || queue.accept().ok()))
 }
 
 /// A listening socket that the runtime knows nothing of.

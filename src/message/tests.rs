@@ -155,6 +155,24 @@ fn the_fields_of_an_event_are_found() {
 }
 
 #[test]
+fn an_event_whose_lengths_count_characters_is_cut_as_the_agent_cuts_it() {
+    for (line, title, text, tags) in [
+        ("_e{4,4}:ïtle|text|#a", "ïtl", "|tex", "a"),
+        ("_e{5,3}:title|text|#a,b", "title", "tex", "a,b"),
+        ("_e{4,5}:title|text", "titl", "|text", ""),
+        ("_e{5,4}:title|textual|#a", "title", "text", "a"),
+        // Not a field, as no bar is before it.
+        ("_e{5,4}:title|text#a", "title", "text", ""),
+    ] {
+        let Ok(Message::Event(event)) = Message::parse(line.as_bytes()) else {
+            panic!("not an event: {line}");
+        };
+        let cut = [event.title, event.text, event.tags.0];
+        assert_eq!(cut, [title, text, tags].map(str::as_bytes), "{line}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_an_event_is_told_apart() {
     for (line, reason) in [
         ("_e{", Malformed::EventHeader),
@@ -169,9 +187,9 @@ fn what_is_wrong_with_an_event_is_told_apart() {
             Malformed::EventHeader,
         ),
         ("_e{5,5}:title|text", Malformed::EventLength),
-        ("_e{5,3}:title|text", Malformed::EventLength),
         ("_e{6,4}:title|text", Malformed::EventLength),
-        ("_e{4,5}:title|text", Malformed::EventLength),
+        ("_e{5,0}:title", Malformed::EventLength),
+        ("_e{6,0}:title", Malformed::EventLength),
         ("_e{18446744073709551615,1}:t|t", Malformed::EventLength),
     ] {
         assert_eq!(check(line.as_bytes()), Err(reason), "{line:?}");

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::name;
 use super::namespace::Namespace;
+use super::sent::Series;
 use crate::flow::{Direction, Protocol};
 use crate::hosts::select::Row;
 
@@ -64,6 +65,30 @@ pub(super) struct Connections {
     /// Memory of the tick before last.
     spare: Vec<Sent>,
     port: String,
+}
+
+impl Connections {
+    /// Goes on with what another process sent, which had told of nothing since.
+    pub(super) fn remember(&mut self, series: &[Series], now: Instant) {
+        let sent = series.iter().filter_map(|series| {
+            let gone = series.gone_seconds;
+            Some(Sent {
+                labels: series.labels()?,
+                gone: gone.map(|gone| now.checked_sub(Duration::from_secs(gone)).unwrap_or(now)),
+            })
+        });
+        self.sent.extend(sent);
+        self.sent.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
+    }
+
+    /// What was sent, for another process.
+    pub(super) fn tell(&self, now: Instant) -> Vec<Series> {
+        let series = self.sent.iter().map(|Sent { labels, gone }| {
+            let gone = gone.map(|gone| now.duration_since(gone).as_secs());
+            Series::new(labels, gone)
+        });
+        series.collect()
+    }
 }
 
 impl Namespace {

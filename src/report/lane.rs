@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cadence::prelude::*;
 use cadence::{Metric, MetricBuilder, MetricSink, StatsdClient};
 use foldhash::fast::RandomState;
+use tokio::time::Instant;
 
 use super::namespace::Namespace;
 use super::pace::Pace;
+use super::sent::SentSeries;
 use super::{clients, own, text};
 use crate::output::Fanout;
 
@@ -155,6 +157,23 @@ impl Lane {
                     sink.pace.clone(),
                 )
             })
+    }
+
+    /// Goes on with what another process sent to outputs of this kind.
+    pub(super) fn remember(&mut self, sent: &SentSeries, now: Instant) {
+        for (netns, series) in sent.of(self.has_tags) {
+            let netns = netns.map(Arc::from);
+            let connections = &mut self.namespace(netns.as_ref()).connections;
+            connections.remember(series, now);
+        }
+    }
+
+    /// Tells what it sent of late.
+    pub(super) fn tell_sent(&self, sent: &mut SentSeries, now: Instant) {
+        for (netns, namespace) in &self.namespaces {
+            let series = namespace.connections.tell(now);
+            sent.insert(self.has_tags, netns.as_deref(), series);
+        }
     }
 
     pub(super) fn own_gauge(&self, name: &str, tags: &[(&str, &str)], value: u64) {

@@ -94,6 +94,10 @@ pub struct ListenerCounters {
     pub abandoned_bytes: Counter,
     /// Datagrams that the kernel dropped for want of room in the socket.
     pub kernel_drops: Counter,
+    /// New sockets for a file that was gone.
+    pub rebinds: Counter,
+    /// 1 while the path of a unix socket leads to nothing or to somebody else.
+    pub path_lost: Gauge,
     /// What may wait in the socket, bytes, with UDP.
     pub receive_buffer_bytes: Gauge,
 }

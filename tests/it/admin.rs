@@ -321,7 +321,7 @@ fn stopping_takes_the_socket_away_and_cuts_off_who_waits() {
         .build()
         .unwrap();
     let error = runtime
-        .block_on(async { Admin::bind(&socket, Limits::default()) })
+        .block_on(Admin::open(&socket, Limits::default(), None))
         .unwrap_err();
     assert!(error.to_string().contains("address in use"), "{error}");
     let _directory = rig.stop();

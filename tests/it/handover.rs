@@ -1,5 +1,6 @@
 //! One process takes another's place, and no client notices.
 
+mod doors;
 mod systemd;
 
 use std::io::Write as _;

@@ -10,8 +10,7 @@ mod start;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -22,46 +21,76 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::admin::ask;
-use crate::support::clients::framed;
+use crate::support::clients::{Stream, framed, free_tcp_port};
 use crate::support::daemon::{Ended, Program, daemon};
 use crate::support::lines::total;
 use crate::support::netns::eventually;
 use crate::support::receiver::Receiver;
 
-/// A daemon with one unix stream listener, a receiver behind it, and a client that does as
-/// it should.
+/// What connections come over.
+#[derive(Clone, Copy, Debug)]
+enum Transport {
+    Unix,
+    Tcp,
+}
+
+/// A daemon with one stream listener, a receiver behind it, and a client that does as it
+/// should.
 struct Rig {
     /// Shared with whoever looks at what is left at the end.
     directory: Arc<TempDir>,
+    transport: Transport,
+    /// Of the listener.
+    address: String,
     receiver: Receiver,
     daemon: Program,
     neighbour: Neighbour,
 }
 
 impl Rig {
-    /// With these further keys of the listener.
+    /// Over a unix stream, with these further keys of the listener.
     #[track_caller]
     fn start(keys: &str) -> Self {
+        Self::over(Transport::Unix, keys)
+    }
+
+    /// One after the other, over each transport.
+    fn over_each(keys: &str) -> impl Iterator<Item = Self> {
+        let transports = [Transport::Unix, Transport::Tcp].into_iter();
+        transports.map(move |transport| Self::over(transport, keys))
+    }
+
+    #[track_caller]
+    fn over(transport: Transport, keys: &str) -> Self {
+        eprintln!("over {transport:?}");
         let directory = Arc::new(tempfile::tempdir().unwrap());
         let receiver = Receiver::start("unixstream", &directory.path().join("out"));
-        let socket = directory.path().join("in.socket");
+        let address = match transport {
+            Transport::Unix => {
+                let own = directory.path().join("run");
+                fs::create_dir(&own).unwrap();
+                format!("unixstream://{}/in.socket", own.display())
+            }
+            Transport::Tcp => format!("tcp://127.0.0.1:{}", free_tcp_port()),
+        };
         let mut daemon = daemon(
             directory.path(),
             &format!(
                 "[collector]\nsource = \"off\"\n\
                  [report]\ntelemetry = false\n\
-                 [[listener]]\naddress = \"unixstream://{}\"\norigin = \"none\"\n{keys}\n\
+                 [[listener]]\naddress = \"{address}\"\norigin = \"none\"\n{keys}\n\
                  [[output]]\naddress = \"{}\"\n",
-                socket.display(),
                 receiver.address
             ),
         );
         daemon.until("the admin socket is there", |daemon| {
             daemon.stderr.contains("admin socket bound")
         });
-        let neighbour = Neighbour::start(&socket);
+        let neighbour = Neighbour::start(&address);
         let rig = Self {
             directory,
+            transport,
+            address,
             receiver,
             daemon,
             neighbour,
@@ -70,12 +99,21 @@ impl Rig {
         rig
     }
 
+    /// The listener's socket file, with unix streams, in a directory of its own.
     fn socket(&self) -> PathBuf {
-        self.directory.path().join("in.socket")
+        self.directory.path().join("run/in.socket")
     }
 
-    fn connect(&self) -> UnixStream {
-        UnixStream::connect(self.socket()).unwrap()
+    fn connect(&self) -> Stream {
+        Stream::connect(&self.address)
+    }
+
+    /// What the daemon calls the senders of this process, or the part that all have.
+    fn name_of_senders(&self) -> String {
+        match self.transport {
+            Transport::Unix => format!("(pid {})", std::process::id()),
+            Transport::Tcp => "peer=127.0.0.1:".to_owned(),
+        }
     }
 
     /// What the daemon tells of its listener.
@@ -146,6 +184,7 @@ impl Rig {
             receiver,
             daemon,
             mut neighbour,
+            ..
         } = self;
         let sent = neighbour.end();
         let ended = daemon.stop();
@@ -175,8 +214,8 @@ struct Neighbour {
 }
 
 impl Neighbour {
-    fn start(socket: &Path) -> Self {
-        let mut stream = UnixStream::connect(socket).unwrap();
+    fn start(address: &str) -> Self {
+        let mut stream = Stream::connect(address);
         let sent = Arc::<AtomicUsize>::default();
         let stop = Arc::<AtomicBool>::default();
         let turn = Arc::<Mutex<()>>::default();

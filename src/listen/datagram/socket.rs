@@ -9,6 +9,8 @@ use tokio::net::{UdpSocket, UnixDatagram};
 
 use super::envelope::{Envelope, Tells};
 use super::sys;
+use crate::listen::ListenError;
+use crate::listen::socket::{self, Place, SocketFile};
 
 /// A bound datagram socket.
 #[derive(Debug)]
@@ -43,6 +45,12 @@ impl AsFd for Socket {
 }
 
 impl Socket {
+    /// Binds a unix socket.
+    pub(in crate::listen) async fn bind(place: Place) -> Result<(Self, SocketFile), ListenError> {
+        let ((socket, tells), file) = socket::unix_datagram(place).await?;
+        Ok((Self::Unix(socket, tells), file))
+    }
+
     const fn tells(&self) -> Tells {
         match self {
             Self::Unix(_, tells) => *tells,

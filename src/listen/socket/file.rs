@@ -1,75 +1,103 @@
 //! The name of a bound socket in the file system: whether it is still there, and whose it
 //! is, as long as the socket is.
+//!
+//! A file that is gone is made anew, with a new socket behind it: a bound one cannot be given
+//! another name. The old one may still be found, by a mount of the file in a container or by
+//! who moved it, and goes on too. What somebody else has put at the path is left alone.
 
 use std::fs;
+use std::future::pending;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags};
-use tokio::task::AbortHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+use super::Place;
 use crate::address::FileId;
+use crate::listen::ListenError;
 
-/// How often it is looked whether the file is still there.
+/// How often it is looked whether the file is still there, and tried to make it anew.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Why a file is not made anew that a `.socket` unit has.
+const SYSTEMD_MAKES_IT: &str =
+    "systemd made it, and makes it anew when its .socket unit is restarted";
+
+/// Sockets of one name at most: the one that its file leads to, and those before it.
+pub(crate) const MOST_SOCKETS: usize = 4;
 
 /// The name of a socket in the file system, taken away when this is dropped if it
 /// is still ours.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
+    place: Place,
+    /// Another than the place's while the file is put there.
     path: PathBuf,
-    identity: FileId,
-    watch: Option<Watch>,
+    maker: Maker,
+    /// Of each socket, the newest last. As long as a socket is open, nobody else has its.
+    identities: Vec<FileId>,
+    standing: Standing,
+    looks: Interval,
 }
 
-/// A task that tells when the file is not what it was.
-#[derive(Debug)]
-struct Watch {
-    task: AbortHandle,
-    told: Arc<Mutex<Standing>>,
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+/// Who made the file, and may make it anew and take it away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Maker {
+    We,
+    /// For a `.socket` unit.
+    Systemd,
 }
 
 /// What stands where our file should.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Standing {
     Ours,
-    Nothing,
+    /// Nothing, and why it stays so.
+    Nothing(String),
     Other(&'static str),
 }
 
-impl Standing {
-    fn of(path: &Path, identity: FileId) -> Self {
-        match FileId::of(path) {
-            Ok(there) if there == identity => Self::Ours,
-            Ok(_) => Self::Other(kind_of(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::Nothing,
-            Err(_) => Self::Other("something that cannot be looked at"),
-        }
-    }
+/// What has become of the file.
+#[derive(Debug)]
+pub(crate) enum Change<T> {
+    /// It was gone, and leads to this socket now.
+    Made(T),
+    /// Nobody comes by it any more.
+    Lost,
+    /// It is there again.
+    Back,
+}
 
-    fn tell(self, path: &Path) {
+/// Waits for [`SocketFile::changed`], for ever where there is no file.
+pub(crate) async fn changed<T, F>(
+    file: &mut Option<SocketFile>,
+    bind: impl Fn(Place) -> F,
+) -> Change<T>
+where
+    F: Future<Output = Result<(T, SocketFile), ListenError>>,
+{
+    match file {
+        Some(file) => file.changed(bind).await,
+        None => pending().await,
+    }
+}
+
+impl Standing {
+    fn tell(&self, path: &Path) {
         let path = path.display();
         match self {
             Self::Ours => tracing::info!(%path, "the socket file is back"),
-            Self::Nothing => tracing::warn!(
-                %path,
-                "the socket file was removed: who is connected stays, but nobody else can \
-                 connect; restart conntally to have it again"
+            Self::Nothing(why) => tracing::warn!(
+                %path, why,
+                "the socket file was removed: who is connected stays, but nobody else can connect"
             ),
             Self::Other(what) => tracing::warn!(
                 %path, what,
                 "the socket file is not ours any more: left alone; who is connected stays, \
-                 but nobody else comes to us"
+                 but nobody else comes to us until it is taken away"
             ),
         }
     }
@@ -86,35 +114,59 @@ fn kind_of(path: &Path) -> &'static str {
 }
 
 impl SocketFile {
-    /// Of a socket that has just been bound to this path.
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            identity: FileId::of(path)?,
-            path: path.to_owned(),
-            watch: None,
-        })
+    /// Of a socket that has just been bound to `path`, to be put at this place.
+    pub(super) fn of(place: Place, path: &Path) -> io::Result<Self> {
+        let identity = FileId::of(path)?;
+        let mut file = Self::new(place, Maker::We, vec![identity]);
+        path.clone_into(&mut file.path);
+        Ok(file)
     }
 
-    /// Of a socket that another process bound. Must be called within a runtime.
-    pub(in crate::listen) fn inherited(path: &Path, identity: FileId) -> Self {
-        let file = Self {
-            identity,
-            path: path.to_owned(),
-            watch: None,
-        };
-        file.watched()
+    /// Of a socket that another process of ours bound, and of those before it; of systemd's,
+    /// which we know nothing of, where `newest` is none.
+    pub(in crate::listen) fn left(
+        place: Place,
+        newest: Option<FileId>,
+        mut older: Vec<FileId>,
+    ) -> Self {
+        if let Some(newest) = newest {
+            older.push(newest);
+            return Self::new(place, Maker::We, older);
+        }
+        let identity = FileId::of(&place.path);
+        Self::new(place, Maker::Systemd, identity.into_iter().collect())
     }
 
-    /// Leaves the file where it is, to the process that takes our place.
-    pub(in crate::listen) fn leave(mut self) -> FileId {
-        drop((self.watch.take(), std::mem::take(&mut self.path)));
-        let identity = self.identity;
-        // What is left of it has nothing to free.
-        std::mem::forget(self);
-        identity
+    fn new(place: Place, maker: Maker, identities: Vec<FileId>) -> Self {
+        let mut looks = interval_at(Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            path: place.path.clone(),
+            place,
+            maker,
+            identities,
+            standing: Standing::Ours,
+            looks,
+        }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Leaves the file where it is, to the process that takes our place: the identities of
+    /// its sockets, the newest last. Of what is systemd's there is nothing to leave.
+    pub(in crate::listen) fn leave(mut self) -> Vec<FileId> {
+        self.disown()
+    }
+
+    /// What is ours of it, which is not taken away any more.
+    fn disown(&mut self) -> Vec<FileId> {
+        let identities = std::mem::take(&mut self.identities);
+        match self.maker {
+            Maker::We => identities,
+            Maker::Systemd => Vec::new(),
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -135,47 +187,89 @@ impl SocketFile {
         Ok(())
     }
 
-    /// The same, telling in the log, once, when the file is removed or replaced. Must be
-    /// called within a runtime.
-    pub(super) fn watched(mut self) -> Self {
-        let told = Arc::new(Mutex::new(Standing::Ours));
-        let task = tokio::spawn(watch(self.path.clone(), self.identity, Arc::clone(&told)));
-        self.watch = Some(Watch {
-            task: task.abort_handle(),
-            told,
-        });
-        self
+    /// Waits until something has become of the file, which is told in the log; makes it anew
+    /// by `bind` where it is gone. Whoever takes a socket of [`Change::Made`] has no more than
+    /// [`MOST_SOCKETS`] of them, and closes the oldest beyond that. May be dropped while it
+    /// waits.
+    pub(crate) async fn changed<T, F>(&mut self, bind: impl Fn(Place) -> F) -> Change<T>
+    where
+        F: Future<Output = Result<(T, Self), ListenError>>,
+    {
+        loop {
+            self.looks.tick().await;
+            let standing = match (self.look(), self.maker) {
+                (Some(standing), _) => standing,
+                (None, Maker::Systemd) => Standing::Nothing(SYSTEMD_MAKES_IT.to_owned()),
+                (None, Maker::We) => match bind(self.place.clone()).await {
+                    Ok((socket, file)) => {
+                        self.take(file);
+                        return Change::Made(socket);
+                    }
+                    Err(error) => Standing::Nothing(format!("trying again: {error}")),
+                },
+            };
+            let (was, is) = (self.standing == Standing::Ours, standing == Standing::Ours);
+            if self.note(standing) && was != is {
+                return if is { Change::Back } else { Change::Lost };
+            }
+        }
+    }
+
+    /// The sockets before the newest are closed.
+    pub(crate) fn keep_newest(&mut self) {
+        self.keep(1);
+    }
+
+    fn keep(&mut self, most: usize) {
+        let surplus = self.identities.len().saturating_sub(most);
+        self.identities.drain(..surplus);
+    }
+
+    /// What stands there, if anything does.
+    fn look(&self) -> Option<Standing> {
+        match FileId::of(&self.path) {
+            Ok(there) if self.identities.contains(&there) => Some(Standing::Ours),
+            Ok(_) => Some(Standing::Other(kind_of(&self.path))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(_) => Some(Standing::Other("something that cannot be looked at")),
+        }
+    }
+
+    /// Tells it, if it is news.
+    fn note(&mut self, standing: Standing) -> bool {
+        let is_news = self.standing != standing;
+        if is_news {
+            self.standing = standing;
+            self.standing.tell(&self.path);
+        }
+        is_news
+    }
+
+    /// Goes on as this one, which was made anew.
+    fn take(&mut self, mut anew: Self) {
+        self.identities.append(&mut anew.disown());
+        self.keep(MOST_SOCKETS);
+        self.standing = Standing::Ours;
+        tracing::warn!(
+            path = %self.path.display(),
+            "the socket file was removed: made anew; who is connected stays"
+        );
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let standing = Standing::of(&self.path, self.identity);
-        if standing == Standing::Ours {
-            if let Err(error) = fs::remove_file(&self.path) {
-                tracing::warn!(path = %self.path.display(), %error, "the socket file stays behind");
-            }
-        } else if let Some(watch) = &self.watch
-            && standing != Standing::Nothing
-        {
-            tell_once(&watch.told, standing, &self.path);
+        if self.maker == Maker::Systemd || self.identities.is_empty() {
+            return;
         }
-    }
-}
-
-async fn watch(path: PathBuf, identity: FileId, told: Arc<Mutex<Standing>>) {
-    let mut looks = interval(LOOK_INTERVAL);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        looks.tick().await;
-        tell_once(&told, Standing::of(&path, identity), &path);
-    }
-}
-
-fn tell_once(told: &Mutex<Standing>, standing: Standing, path: &Path) {
-    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-    if *told != standing {
-        *told = standing;
-        standing.tell(path);
+        match self.look() {
+            Some(Standing::Ours) => {
+                if let Err(error) = fs::remove_file(&self.path) {
+                    tracing::warn!(path = %self.path.display(), %error, "the socket file stays behind");
+                }
+            }
+            Some(other) => drop(self.note(other)),
+            None => {}
+        }
     }
 }

@@ -154,3 +154,32 @@ async fn lines_come_in_the_same_order_each_tick() {
     let connections = |lines: &[String]| lines[..52].to_vec();
     assert_eq!(connections(&first), connections(&second));
 }
+
+#[tokio::test]
+async fn a_series_that_another_process_sent_is_zero_for_what_is_left_of_its_two_minutes() {
+    let stays = "conntrack.connections:1|g|#remote_host:b,state:open,protocol:tcp,\
+                 direction:outbound";
+    let gone = "conntrack.connections:0|g|#remote_host:a,state:open,protocol:tcp,\
+                direction:outbound";
+    for ticks in [0, 3] {
+        let mut before = Bench::connections();
+        before.tick(Some(&snapshot(vec![row("a", Open, 3)]))).await;
+        for _ in 0..ticks {
+            before.rows(vec![row("b", Open, 1)]).await;
+        }
+        let sent = before.reporter.sent(before.now);
+        let mut after = Bench::connections();
+        after.reporter = after.reporter.remembering(&sent, after.now);
+        // It is told from its first missing on; what a tick lasts is between the two.
+        let left = if ticks == 0 { 12 } else { 12 - ticks };
+        for tick in 0..left {
+            let (tagged, plain) = after.tick(Some(&snapshot(vec![row("b", Open, 1)]))).await;
+            assert_eq!(tagged[..2], [gone, stays], "tick {tick}");
+            assert_eq!(
+                plain[0],
+                "conntrack.connections:0|g|#remote_host:a,state:open"
+            );
+        }
+        assert_eq!(after.rows(vec![row("b", Open, 1)]).await, [stays]);
+    }
+}

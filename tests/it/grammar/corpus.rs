@@ -4,6 +4,12 @@
 use std::fs;
 use std::path::Path;
 
+#[path = "../../fuzz/targets/backlog.rs"]
+mod backlog;
+#[path = "../../fuzz/targets/config.rs"]
+mod config;
+#[path = "../../fuzz/targets/forward.rs"]
+mod forward;
 #[path = "../../fuzz/targets/frame.rs"]
 mod frame;
 #[path = "../../fuzz/targets/message.rs"]
@@ -34,4 +40,19 @@ fn the_target_for_lines_holds_over_its_corpus() {
 #[test]
 fn the_target_for_frames_holds_over_its_corpus() {
     over_all("frame", frame::run);
+}
+
+#[test]
+fn the_target_for_rules_holds_over_its_corpus() {
+    over_all("forward", forward::run);
+}
+
+#[test]
+fn the_target_for_the_backlog_holds_over_its_corpus() {
+    over_all("backlog", backlog::run);
+}
+
+#[test]
+fn the_target_for_configurations_holds_over_its_corpus() {
+    over_all("config", config::run);
 }

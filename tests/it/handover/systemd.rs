@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::daemon::{binary, clean};
+use crate::support::netns::eventually;
 use crate::support::tools::{is_there, skip};
 
 /// Starts the daemon as a service.
@@ -91,4 +92,64 @@ fn a_restart_by_systemd_loses_nothing_and_resets_nobody() {
     let handed = lines.iter().filter(|line| line.starts_with("handed."));
     assert_eq!(Tally::of(handed).increments(), sent, "{}", ended.stderr);
     assert!(socket.exists(), "it is systemd's");
+}
+
+#[test]
+fn a_socket_file_of_systemds_is_systemds_to_make_anew() {
+    const TEST: &str = "a_socket_file_of_systemds_is_systemds_to_make_anew";
+    if !is_there("python3") {
+        return skip(TEST, "python3 plays systemd's part");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let receiver = Receiver::start("unixstream", &directory.join("out"));
+    let body = body(directory, &receiver.address, "");
+    let socket = directory.join("in.socket");
+    let mut service = service(directory, &body, socket.to_str().unwrap());
+    let mut connected = UnixStream::connect(&socket).unwrap();
+    std::fs::remove_file(&socket).unwrap();
+    service.until("it is told whose it is", |service| {
+        let log = service.stderr.text();
+        log.lines().any(|line| {
+            line.contains("the socket file was removed") && line.contains(".socket unit")
+        })
+    });
+    assert!(!socket.exists());
+    connected.write_all(&framed(b"connected:1|c")).unwrap();
+    receiver.sorted(1);
+    let ended = service.stop();
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    assert!(!ended.stderr.contains("made anew"), "{}", ended.stderr);
+}
+
+#[test]
+fn readiness_does_not_wait_for_a_long_interval() {
+    const TEST: &str = "readiness_does_not_wait_for_a_long_interval";
+    if !is_there("python3") {
+        return skip(TEST, "python3 plays systemd's part");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let receiver = Receiver::start("unixstream", &directory.join("out"));
+    let body = body(directory, &receiver.address, "");
+    // The first tick is not only done but told.
+    let told = |line: &String| line.starts_with("conntrack.hosts:");
+    for (times, source) in ["auto", "sockets", "off"].into_iter().enumerate() {
+        let body = body
+            .replace("interval = \"1s\"", "interval = \"10m\"")
+            .replace("source = \"off\"", &format!("source = \"{source}\""));
+        let mut service = service(directory, &body, "");
+        service.until("it is ready, and its watchdog fed", |service| {
+            let told = service.stdout.text();
+            told.contains("READY=1") && told.matches("WATCHDOG=1").count() > 2
+        });
+        if source != "off" {
+            // And those of the stops before are told too.
+            eventually("it is told", || {
+                receiver.lines().iter().filter(|line| told(line)).count() == 2 * times + 1
+            });
+        }
+        assert_eq!(service.stop().code, Some(0));
+        std::fs::remove_file(directory.join("notify")).unwrap();
+    }
 }

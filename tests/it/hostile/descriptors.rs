@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{Rig, descriptors};
 use crate::support::admin::ask;
-use crate::support::clients::framed;
+use crate::support::clients::{Stream, framed};
 use crate::support::daemon::{Program, binary, clean, configuration};
 use crate::support::lines::total;
 use crate::support::netns::eventually;
@@ -17,7 +17,7 @@ const COME: usize = 100;
 const ROOM: usize = 60;
 
 /// Clients that each send a line of this name over a connection that stays.
-fn come(rig: &Rig, name: &str, number: usize) -> Vec<UnixStream> {
+fn come(rig: &Rig, name: &str, number: usize) -> Vec<Stream> {
     let connect = |_| {
         let mut client = rig.connect();
         client

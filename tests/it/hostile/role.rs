@@ -1,15 +1,13 @@
 //! Clients that are processes of their own: this binary again, in one role.
 
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::support::clients::framed;
+use crate::support::clients::{Stream, framed};
 
-/// Says to the started binary what to do, and at which socket.
+/// Says to the started binary what to do, and at which address.
 const ROLE: &str = "CONNTALLY_TEST_CLIENT";
 
 /// A running client, which is killed when this is dropped.
@@ -22,10 +20,10 @@ impl Client {
     /// What one of [`Client::start_torn`] writes.
     pub(super) const TORN_BYTES: usize = 3 * (4 + 12) + 4 + 8;
 
-    fn start(role: &str, socket: &Path) -> Self {
+    fn start(role: &str, address: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "hostile::role::act", "--ignored", "--nocapture"])
-            .env(ROLE, format!("{role} {}", socket.display()))
+            .env(ROLE, format!("{role} {address}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
@@ -38,17 +36,13 @@ impl Client {
     }
 
     /// One that writes three frames and the beginning of a fourth, and then rests.
-    pub(super) fn start_torn(socket: &Path) -> Self {
-        Self::start("torn", socket)
+    pub(super) fn start_torn(address: &str) -> Self {
+        Self::start("torn", address)
     }
 
     /// One with so many connections, each of which sends a line of `idle.sum` and then rests.
-    pub(super) fn start_idle(socket: &Path, connections: usize) -> Self {
-        Self::start(&connections.to_string(), socket)
-    }
-
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+    pub(super) fn start_idle(address: &str, connections: usize) -> Self {
+        Self::start(&connections.to_string(), address)
     }
 }
 
@@ -65,10 +59,10 @@ fn act() {
     let Ok(role) = std::env::var(ROLE) else {
         return;
     };
-    let (role, socket) = role.split_once(' ').unwrap();
+    let (role, address) = role.split_once(' ').unwrap();
     let mut open = Vec::new();
     if role == "torn" {
-        let mut stream = UnixStream::connect(socket).unwrap();
+        let mut stream = Stream::connect(address);
         let frames = framed(b"torn.sum:1|c").repeat(3);
         let torn = &framed(b"torn.never:1|c")[..12];
         stream.write_all(&[&frames, torn].concat()).unwrap();
@@ -78,7 +72,7 @@ fn act() {
         limit.current = limit.maximum;
         setrlimit(Resource::Nofile, limit).unwrap();
         for _ in 0..role.parse().unwrap() {
-            let mut stream = UnixStream::connect(socket).unwrap();
+            let mut stream = Stream::connect(address);
             stream.write_all(&framed(b"idle.sum:1|c")).unwrap();
             open.push(stream);
         }

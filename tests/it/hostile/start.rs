@@ -10,7 +10,7 @@ use std::thread;
 
 use super::Rig;
 use crate::support::clients::framed;
-use crate::support::daemon::{Ended, Program, binary, clean, configuration, conntally, daemon};
+use crate::support::daemon::{Program, binary, clean, configuration, conntally, daemon};
 use crate::support::netns::eventually;
 use crate::support::receiver::Receiver;
 use crate::support::tools::{find, skip};
@@ -60,44 +60,43 @@ fn a_second_instance_is_refused_and_does_the_first_no_harm() {
         names.sort();
         names
     };
-    let expected = [
-        "admin.socket",
-        "conntally.toml",
-        "in.socket",
-        "out",
-        "second",
-    ];
+    let expected = ["admin.socket", "conntally.toml", "out", "run", "second"];
     assert_eq!(names(rig.directory.path()), expected);
     assert_eq!(names(&second), ["conntally.toml"]);
+    assert_eq!(names(&rig.directory.path().join("run")), ["in.socket"]);
     rig.hears_the_neighbour();
     rig.until("the neighbour alone is left", |of| of["connections"] == 1);
     rig.end();
 }
 
 #[test]
-fn of_two_that_start_at_once_over_a_stale_file_one_stays() {
+fn of_three_that_start_at_once_over_a_stale_file_one_stays() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
-    for round in 0..10 {
+    for round in 0..30 {
         let scheme = ["unixstream", "unixgram"][round % 2];
-        let socket = directory.join(format!("{round}.socket"));
+        let socket = directory.join("run/dsd.socket");
+        fs::create_dir_all(directory.join("run")).unwrap();
         drop(UnixListener::bind(&socket).unwrap());
-        let configs = ["a", "b"].map(|name| listening(&directory.join(name), scheme, &socket));
-        let mut both = configs.map(|config| run(&config));
-        eventually("one of them has ended", || {
-            both.iter_mut().any(|daemon| !daemon.runs())
-        });
-        let [a, b] = both;
-        let (ended, mut stays): (Ended, Program) = {
-            let (mut a, b) = (a, b);
-            if a.runs() {
-                (b.wait(), a)
-            } else {
-                (a.wait(), b)
+        let configs = ["a", "b", "c"].map(|name| listening(&directory.join(name), scheme, &socket));
+        let mut all = configs
+            .map(|config| run(&config))
+            .into_iter()
+            .collect::<Vec<_>>();
+        let mut refused = Vec::new();
+        eventually("two of them have ended", || {
+            while let Some(place) = all.iter_mut().position(|daemon| !daemon.runs()) {
+                refused.push(all.swap_remove(place).wait());
             }
-        };
-        assert_eq!(ended.code, Some(1), "{}", ended.stderr);
-        assert!(ended.stderr.contains("address in use"), "{}", ended.stderr);
+            refused.len() >= 2
+        });
+        for ended in &refused {
+            assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+            assert!(ended.stderr.contains("address in use"), "{}", ended.stderr);
+        }
+        let mut stays = all
+            .pop()
+            .unwrap_or_else(|| panic!("none stays: {refused:#?}"));
         stays.until("the other listens", |daemon| {
             daemon.stderr.contains("admin socket bound")
         });
@@ -106,7 +105,8 @@ fn of_two_that_start_at_once_over_a_stale_file_one_stays() {
             daemon.stdout.contains("one:1|c")
         });
         assert_eq!(stays.stop().code, Some(0));
-        assert!(!socket.exists());
+        let left = fs::read_dir(directory.join("run")).unwrap().count();
+        assert_eq!(left, 0, "left behind");
     }
 }
 
@@ -198,7 +198,7 @@ fn a_stale_file_is_replaced_where_no_name_fits_beside_it() {
 /// Runs the program, with a listener of this scheme in a file system of its own that has room
 /// for so many files, its own directory among them; with a socket there already that nobody
 /// listens on, if told to.
-fn with_inodes(
+pub(super) fn with_inodes(
     test: &str,
     directory: &Path,
     scheme: &str,

@@ -137,6 +137,7 @@ async fn who_sent_before_a_socket_of_somebody_elses_was_taken_over_is_not_known(
         address: config.address.to_string(),
         socket: socket.into(),
         file: None,
+        older: Vec::new(),
         connections: Vec::new(),
     };
     let listener = Listener::open(&config, Some(left)).await.unwrap();

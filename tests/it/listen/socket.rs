@@ -5,6 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use conntally::config::{self, FileMode};
 use conntally::listen::Listener;
@@ -12,6 +15,7 @@ use conntally::telemetry::Refusal;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
+use tokio::runtime::Builder;
 
 use super::{Rig, frame};
 
@@ -39,6 +43,62 @@ async fn a_socket_that_nobody_listens_on_is_replaced() {
         Listener::bind(&at(scheme, &path)).await.unwrap();
         assert!(!path.exists(), "left behind by {scheme}");
     }
+}
+
+#[test]
+fn of_many_that_bind_at_once_over_a_stale_file_one_does_and_nothing_is_left_behind() {
+    const ROUNDS: usize = 200;
+    const BINDERS: usize = 4;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dsd.socket");
+    let (begin, end) = (Barrier::new(BINDERS), Barrier::new(BINDERS));
+    let bound = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for binder in 0..BINDERS {
+            let (path, directory, bound) = (&path, directory.path(), &bound);
+            let (begin, end) = (&begin, &end);
+            scope.spawn(move || {
+                let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+                for round in 0..ROUNDS {
+                    if binder == 0 {
+                        drop(UnixListener::bind(path).unwrap());
+                    }
+                    begin.wait();
+                    let scheme = ["unixstream", "unixgram"][round % 2];
+                    let binding = async { Listener::bind(&at(scheme, path)).await };
+                    let listener = runtime.block_on(binding);
+                    match &listener {
+                        Ok(_) => drop(bound.fetch_add(1, Ordering::Relaxed)),
+                        Err(error) => {
+                            let error = error.to_string();
+                            assert!(error.contains("address in use"), "{error}");
+                        }
+                    }
+                    end.wait();
+                    if listener.is_ok() {
+                        let found: Vec<_> = fs::read_dir(directory).unwrap().collect();
+                        assert_eq!(found.len(), 1, "{found:?}");
+                    }
+                    drop(listener);
+                    if binder == 0 {
+                        assert_eq!(bound.swap(0, Ordering::Relaxed), 1, "round {round}");
+                    }
+                    end.wait();
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn who_holds_the_directory_locked_keeps_nobody_from_binding() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dsd.socket");
+    let held = fs::File::open(directory.path()).unwrap();
+    held.lock().unwrap();
+    tokio::time::pause();
+    Listener::bind(&at("unixstream", &path)).await.unwrap();
 }
 
 #[tokio::test]
@@ -189,10 +249,7 @@ fn accepting_goes_on_after_running_out_of_file_descriptors() {
         );
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut rig = Rig::stream(|_| {}).await;
         let mut client = UnixStream::connect(rig.path()).await.unwrap();

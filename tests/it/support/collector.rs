@@ -16,6 +16,7 @@ use conntally::config::Config;
 use conntally::flow::key::{FlowKey, KeyHasher};
 use conntally::flow::{Direction, End, Protocol, Tuple};
 use conntally::hosts::HostName;
+use conntally::listen::Ends;
 use conntally::telemetry::Telemetry;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tempfile::TempDir;
@@ -146,9 +147,13 @@ impl Rig {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let admin = Admin::bind(&path, limits).unwrap();
+                let admin = Admin::open(&path, limits, None).await.unwrap();
                 bound.send(()).unwrap();
-                admin.run(context, stopped).await;
+                let ends = Ends {
+                    stop: stopped,
+                    ..Ends::default()
+                };
+                drop(admin.run(context, ends).await);
             });
         });
         is_bound.recv().unwrap();
