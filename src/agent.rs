@@ -15,6 +15,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -33,7 +34,7 @@ use crate::handover::{self, Inherited, Legacy};
 use crate::listen::{Ends, ListenError, Listener, Pressure, Watch};
 use crate::output::Fanout;
 use crate::output::spool::SpoolError;
-use crate::report::{Process, Reporter, Snapshot, resident_bytes};
+use crate::report::{Latest, Process, Reporter, Snapshot, resident_bytes};
 use crate::telemetry::{ListenerCounters, OutputCounters, Telemetry};
 
 /// How long the last look at the kernel's tables may take.
@@ -93,6 +94,8 @@ pub struct Control {
     pub progress: Arc<Progress>,
     /// How short memory is: the same for as long as the process lives.
     pub pressure: Arc<Pressure>,
+    /// What the process does that the admin socket is asked for.
+    pub controls: admin::Controls,
 }
 
 /// The daemon, from bound sockets, or those that it inherits, to the last line sent or what
@@ -110,6 +113,7 @@ pub async fn run(
         ends,
         progress,
         pressure,
+        controls,
     } = control;
     let mut telemetry = Telemetry::default();
     let mut bound = Vec::new();
@@ -127,8 +131,7 @@ pub async fn run(
         Err(error) => return Ok(refuse(error, bound, None, inherited).await),
     };
     let keys = KeyHasher::default();
-    let own = bound.iter().map(|(listener, _)| listener.address());
-    let own = Arc::new(own.collect());
+    let own = Arc::new(bound.iter().map(|(of, _)| of.address()).collect());
     let leave = ends.leave.clone();
     let mut outputs = Outputs::new(leave.clone());
     let started = outputs.start(config, &own, &mut telemetry, &mut inherited);
@@ -152,6 +155,7 @@ pub async fn run(
     };
     let mut stages = JoinSet::new();
     let (teller, told) = Teller::new(config.hosts.max);
+    let (latest, ticks) = Latest::channel();
     if let Some(http) = http {
         let counters = http.counters();
         let exposition = Exposition::new(config, keys.clone(), &telemetry, counters, told);
@@ -161,8 +165,11 @@ pub async fn run(
         let views = admin::Views {
             trackers: bound.iter().map(|(of, _)| of.tracker()).collect(),
             healths: outputs.healths,
+            latest: ticks,
+            flushers: outputs.flushers,
         };
-        let context = admin::Context::new(config, handle, keys, telemetry.clone()).showing(views);
+        let context = admin::Context::new(config, handle, keys, telemetry.clone());
+        let context = context.showing(views).controlling(controls);
         stages.spawn(leaving_nothing(admin.run(context, inner.stop.clone())));
     }
     watch_memory(config, &pressure, &telemetry, &inner.stop, &mut stages);
@@ -181,6 +188,7 @@ pub async fn run(
         spread: reporter(outputs.spread).paced(config.interval.0 / 2, last_report.clone()),
         telemetry,
         teller,
+        latest,
         started: Instant::now(),
     };
     let report = tokio::spawn(report(
@@ -286,11 +294,17 @@ struct Voice {
     telemetry: Telemetry,
     /// Where scrapes read what the ticks told.
     teller: Teller,
+    /// Where the admin socket reads what the last tick found.
+    latest: watch::Sender<Latest>,
     started: Instant,
 }
 
 impl Voice {
-    async fn report(&mut self, snapshots: &[Snapshot]) {
+    async fn report(&mut self, snapshots: Vec<Snapshot>) {
+        let snapshots: Arc<[Snapshot]> = snapshots.into();
+        if !self.latest.is_closed() {
+            self.latest.send_modify(|latest| latest.tell(&snapshots));
+        }
         let process = Process {
             started: self.started,
             resident: resident_bytes(),
@@ -298,10 +312,10 @@ impl Voice {
         let now = Instant::now();
         for reporter in [&mut self.at_once, &mut self.spread] {
             reporter
-                .report(snapshots, &self.telemetry, &process, now)
+                .report(&snapshots, &self.telemetry, &process, now)
                 .await;
         }
-        self.teller.tell(snapshots);
+        self.teller.tell(&snapshots);
     }
 }
 
@@ -324,7 +338,7 @@ async fn report(
             () = last.cancelled() => break,
             snapshots = collectors.report() => {
                 progress.beat();
-                let mut reporting = pin!(voice.report(&snapshots));
+                let mut reporting = pin!(voice.report(snapshots));
                 let mut asked = false;
                 loop {
                     tokio::select! {
@@ -342,7 +356,7 @@ async fn report(
     }
     let leaves = leave.is_cancelled();
     for snapshots in collectors.last(LAST_LOOK, leaves).await {
-        voice.report(&snapshots).await;
+        voice.report(snapshots).await;
     }
     if leaves { collectors.leave() } else { None }
 }

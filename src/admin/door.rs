@@ -5,7 +5,9 @@
 //! let go.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -73,6 +75,21 @@ pub(super) enum Socket {
     Tcp(TcpListener),
 }
 
+/// Put into each request: by it an answer outlives the stop that it causes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stay(Arc<AtomicBool>);
+
+impl Stay {
+    /// Lets the connection go on after the stop, for as long as its answer takes.
+    pub(super) fn over_the_stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Takes connections, and has each request answered.
 pub(super) struct Door<A> {
     /// What it is the door of, for the log.
@@ -138,7 +155,7 @@ where
         Ok(())
     }
 
-    /// Waits for those who are still there, who have been cut off by the stop.
+    /// Waits for those who are still there, whom the stop cut off; not for who stays.
     pub(super) async fn close(self) {
         self.tasks.close();
         self.tasks.wait().await;
@@ -149,25 +166,39 @@ where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
-            self.spawn(self.serve(stream, permit));
+            let stay = Stay::default();
+            self.spawn(self.serve(stream, permit, stay.clone()), stay);
             return;
         }
         self.counters.refused.add(AdminRefusal::Connections, 1);
         // Beyond that, whoever comes is not even told.
         if let Ok(permit) = Arc::clone(&self.room_to_leave).try_acquire_owned() {
-            self.spawn(turn_away(stream, permit));
+            self.spawn(turn_away(stream, permit), Stay::default());
         }
     }
 
-    fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let connection = self.stop.clone().run_until_cancelled_owned(connection);
-        self.tasks.spawn(connection);
+    /// Runs a connection until the stop, and beyond it where its answer is to stay.
+    fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static, stay: Stay) {
+        let (stop, tracked) = (self.stop.clone(), self.tasks.token());
+        tokio::spawn(async move {
+            let mut connection = pin!(connection);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = &mut connection => return,
+            }
+            if stay.is_wanted() {
+                drop(tracked);
+                connection.await;
+            }
+        });
     }
 
     fn serve<S>(
         &self,
         stream: S,
         permit: OwnedSemaphorePermit,
+        stay: Stay,
     ) -> impl Future<Output = ()> + Send + use<S, A, F>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -175,8 +206,9 @@ where
         let (name, limits, answer) = (self.name, self.limits, self.answer.clone());
         let counters = Arc::clone(&self.counters);
         async move {
-            let answer = service_fn(|request| {
+            let answer = service_fn(|mut request: Request<Incoming>| {
                 counters.requests.add(1);
+                request.extensions_mut().insert(stay.clone());
                 answer(request)
             });
             let stream = TokioIo::new(Stall::new(stream, limits.stall_timeout));
