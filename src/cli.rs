@@ -10,6 +10,7 @@ mod orders;
 mod run;
 mod snapshot;
 mod status;
+mod top;
 mod watch;
 
 use std::ffi::OsString;
@@ -67,6 +68,9 @@ enum Command {
     Status(status::StatusArgs),
     /// Ask the running daemon who is connected to its listeners.
     Clients(clients::ClientsArgs),
+    /// Show hosts, listeners and outputs as they are now, from the running daemon, or without
+    /// one the hosts from the kernel's table.
+    Top(top::TopArgs),
     /// Have the running daemon read its configuration anew.
     Reload(ConfigArgs),
     /// Have the running daemon send at once what waits in its outputs.
@@ -152,6 +156,8 @@ enum CliError {
     Agent(#[from] AgentError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    NoTerminal(#[from] top::NoTerminal),
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
     #[error("cannot write {}: {source}", path.display())]
@@ -171,7 +177,7 @@ impl CliError {
             Self::Config(ConfigError::Wrong(_)) | Self::Client(ClientError::Wrong(_)) => {
                 Exit::Config
             }
-            Self::Log(_) => Exit::Usage,
+            Self::Log(_) | Self::NoTerminal(_) => Exit::Usage,
             Self::Collector(error) | Self::Agent(AgentError::Collector(error)) => {
                 of_collector(error)
             }
@@ -230,6 +236,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Connections(args) => connections::connections(args, &cli.verbosity, &environment),
         Command::Status(args) => status::status(args, &cli.verbosity, &environment),
         Command::Clients(args) => clients::clients(args, &cli.verbosity, &environment),
+        Command::Top(args) => top::top(args, &cli.verbosity, &environment),
         Command::Reload(args) => orders::reload(args, &cli.verbosity, &environment),
         Command::Flush(args) => orders::flush(args, &cli.verbosity, &environment),
         Command::Log(args) => orders::log(args, &cli.verbosity, &environment),

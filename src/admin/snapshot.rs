@@ -77,6 +77,18 @@ impl<'a> HostLine<'a> {
         }
     }
 
+    /// The same, that borrows nothing.
+    pub(crate) fn into_owned(self) -> HostLine<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        HostLine {
+            netns: self.netns.map(owned),
+            host: owned(self.host),
+            direction: owned(self.direction),
+            protocol: owned(self.protocol),
+            ..self
+        }
+    }
+
     /// Connections in each state, by [`ConnectionState`]'s order.
     pub(crate) const fn states(&self) -> [u64; ConnectionState::ALL.len()] {
         [self.opening, self.open, self.closing, self.closed]

@@ -43,4 +43,5 @@ mod stopped;
 mod sums;
 mod support;
 mod throttle;
+mod top;
 mod watch;

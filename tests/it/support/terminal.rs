@@ -62,6 +62,22 @@ impl Terminal {
         });
         screen
     }
+
+    /// Presses keys, by tmux's names.
+    pub(crate) fn press(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys"], keys].concat());
+    }
+
+    pub(crate) fn resize(&self, columns: u16, rows: u16) {
+        let [columns, rows] = [columns, rows].map(|size| size.to_string());
+        self.tmux(&["resize-window", "-x", &columns, "-y", &rows]);
+    }
+
+    /// Whether it is on its usual screen, with a cursor.
+    pub(crate) fn is_usual(&self) -> bool {
+        let state = self.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]);
+        state.trim() == "0 1"
+    }
 }
 
 impl Drop for Terminal {
