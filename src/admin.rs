@@ -1,7 +1,8 @@
 //! The control socket: HTTP/1.1 over a unix socket, answers as lines of JSON.
 //!
-//! Whoever may open the socket (mode 0660) may ask, and pause the collector: nothing
-//! that is asked here changes the kernel's table or the configuration. Requests are
+//! Whoever may open the socket (mode 0660) may ask, pause the collector, flush the outputs,
+//! have the configuration read anew and the log tell more: nothing that is asked here
+//! changes the kernel's table or a file. Requests are
 //! bounded: connections, the size of a request, the time it takes to come, and the
 //! time that an answer may wait for its reader; a look at the kernel's table is made
 //! one at a time. One request a connection; a body is not read.
@@ -14,7 +15,10 @@ pub mod client;
 pub(crate) mod clients;
 mod door;
 mod http;
+pub(crate) mod orders;
+pub mod reload;
 mod route;
+pub(crate) mod snapshot;
 mod stall;
 pub(crate) mod status;
 
@@ -24,11 +28,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 pub use self::door::Limits;
 use self::door::{Door, LEAVING_GRACE, Socket};
 pub(crate) use self::http::Endpoint;
+use self::reload::ReloadHandle;
 use self::status::Begun;
 use crate::address::Address;
 use crate::collector::command::CollectorHandle;
@@ -37,19 +42,48 @@ use crate::flow::key::KeyHasher;
 use crate::handover;
 use crate::listen::socket::{self, Change, Place, SocketFile};
 use crate::listen::{Ends, ListenError, Tracker, left};
+use crate::log_filter::LogFilter;
 use crate::output::health::Health;
+use crate::output::queue::Flusher;
+use crate::report::Latest;
 use crate::telemetry::Telemetry;
 
 /// The owner and the group ask; others do not.
 const MODE: FileMode = FileMode(0o660);
 
 /// What the stages show of themselves beside their counters.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Views {
     /// Of each listener, in the order of their counters.
     pub trackers: Vec<Arc<Tracker>>,
     /// Of each output, in the order of their counters.
     pub healths: Vec<Arc<Health>>,
+    /// What the ticks found.
+    pub latest: watch::Receiver<Latest>,
+    /// What makes each output send.
+    pub flushers: Vec<Flusher>,
+}
+
+/// What can be told to the process itself.
+#[derive(Clone, Debug, Default)]
+pub struct Controls {
+    /// To read its configuration anew.
+    pub reload: ReloadHandle,
+    /// To log something else.
+    pub log: LogFilter,
+}
+
+impl Default for Views {
+    fn default() -> Self {
+        // What is never told can still be asked for.
+        let (_, latest) = Latest::channel();
+        Self {
+            trackers: Vec::new(),
+            healths: Vec::new(),
+            latest,
+            flushers: Vec::new(),
+        }
+    }
 }
 
 /// What answers are made of.
@@ -61,6 +95,7 @@ pub struct Context {
     keys: KeyHasher,
     telemetry: Telemetry,
     views: Views,
+    controls: Controls,
     /// One dump at a time.
     dumps: Arc<Semaphore>,
 }
@@ -82,6 +117,7 @@ impl Context {
             keys,
             telemetry,
             views: Views::default(),
+            controls: Controls::default(),
             dumps: Arc::new(Semaphore::new(1)),
         }
     }
@@ -90,6 +126,12 @@ impl Context {
     #[must_use]
     pub fn showing(self, views: Views) -> Self {
         Self { views, ..self }
+    }
+
+    /// The same, that hands on what these do.
+    #[must_use]
+    pub fn controlling(self, controls: Controls) -> Self {
+        Self { controls, ..self }
     }
 }
 

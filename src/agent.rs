@@ -9,21 +9,21 @@ mod doors;
 mod outputs;
 mod progress;
 mod running;
+mod voice;
 
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use self::doors::Doors;
-use self::outputs::{Outputs, Own};
+use self::outputs::Outputs;
 pub use self::progress::Progress;
-use self::running::{Running, Told};
+use self::running::Running;
+use self::voice::{Voice, report, reporters};
 use crate::admin;
 use crate::collector::{CollectorError, Collectors, command};
 use crate::config::Config;
@@ -33,11 +33,9 @@ use crate::handover::{self, Inherited, Legacy};
 use crate::listen::{Ends, ListenError, Listener, Pressure, Watch};
 use crate::output::Fanout;
 use crate::output::spool::SpoolError;
-use crate::report::{Process, Reporter, SentSeries, Snapshot, resident_bytes};
+use crate::report::Latest;
 use crate::telemetry::{ListenerCounters, OutputCounters, Telemetry};
 
-/// How long the last look at the kernel's tables may take.
-const LAST_LOOK: Duration = Duration::from_secs(2);
 /// Why the daemon did not start, or ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -93,6 +91,8 @@ pub struct Control {
     pub progress: Arc<Progress>,
     /// How short memory is: the same for as long as the process lives.
     pub pressure: Arc<Pressure>,
+    /// What the process does that the admin socket is asked for.
+    pub controls: admin::Controls,
 }
 
 /// The daemon, from bound sockets, or those that it inherits, to the last line sent or what
@@ -110,25 +110,27 @@ pub async fn run(
         ends,
         progress,
         pressure,
+        controls,
     } = control;
     let mut telemetry = Telemetry::default();
     let mut bound = Vec::new();
-    let opened = listeners(config, &mut inherited, &mut telemetry, &mut bound).await;
     let mut doors = Doors::default();
-    let opened = match opened {
-        Ok(()) => doors.open(config, &mut inherited, &mut telemetry).await,
-        Err(error) => Err(error),
-    };
-    let asked = opened
-        .map_err(AgentError::from)
-        .and_then(|()| command::channel().map_err(AgentError::Commands));
+    let asked = bind(
+        config,
+        &mut inherited,
+        &mut telemetry,
+        &mut bound,
+        &mut doors,
+    )
+    .await
+    .map_err(AgentError::from)
+    .and_then(|()| command::channel().map_err(AgentError::Commands));
     let (handle, commands) = match asked {
         Ok(asked) => asked,
         Err(error) => return Ok(refuse(error, bound, doors, None, inherited).await),
     };
     let keys = KeyHasher::default();
-    let own = bound.iter().map(|(listener, _)| listener.address());
-    let own = Arc::new(own.collect());
+    let own = Arc::new(bound.iter().map(|(of, _)| of.address()).collect());
     let leave = ends.leave.clone();
     let mut outputs = Outputs::new(leave.clone());
     let started = outputs.start(config, &own, &mut telemetry, &mut inherited);
@@ -153,6 +155,7 @@ pub async fn run(
     };
     let mut stages = JoinSet::new();
     let (teller, told) = Teller::new(config.hosts.max);
+    let (latest, ticks) = Latest::channel();
     if let Some(http) = doors.http {
         let counters = http.counters();
         let exposition = Exposition::new(config, keys.clone(), &telemetry, counters, told);
@@ -162,8 +165,11 @@ pub async fn run(
         let views = admin::Views {
             trackers: bound.iter().map(|(of, _)| of.tracker()).collect(),
             healths: outputs.healths,
+            latest: ticks,
+            flushers: outputs.flushers,
         };
-        let context = admin::Context::new(config, handle, keys, telemetry.clone()).showing(views);
+        let context = admin::Context::new(config, handle, keys, telemetry.clone());
+        let context = context.showing(views).controlling(controls);
         stages.spawn(admin.run(context, inner.clone()));
     }
     watch_memory(config, &pressure, &telemetry, &inner.stop, &mut stages);
@@ -173,17 +179,14 @@ pub async fn run(
     }
     drop(forwarded);
     let last_report = CancellationToken::new();
-    let reporter = |to: Own| {
-        Reporter::new(&config.report, &config.tags, to.tagged, to.untagged)
-            .telling_of(config.outputs_by_group())
-    };
-    let spread = reporter(outputs.spread).paced(config.interval.0 / 2, last_report.clone());
     let started = Instant::now();
+    let to = [outputs.at_once, outputs.spread];
     let voice = Voice {
-        at_once: reporter(outputs.at_once).remembering(&memory, started),
-        spread: spread.remembering(&memory, started),
+        reporters: reporters(config, to, &last_report)
+            .map(|reporter| reporter.remembering(&memory, started)),
         telemetry,
         teller,
+        latest,
         started,
     };
     let report = tokio::spawn(report(
@@ -233,12 +236,16 @@ async fn refuse(
     Ended::Refused(error, legacy)
 }
 
-/// Binds the listeners, or goes on with those that are left.
-async fn listeners(
+/// Binds the listeners and the doors, or goes on with those that are left.
+///
+/// # Errors
+/// When one cannot be bound; those before it are.
+async fn bind(
     config: &Config,
     inherited: &mut Inherited,
     telemetry: &mut Telemetry,
     bound: &mut Vec<(Listener, Arc<ListenerCounters>)>,
+    doors: &mut Doors,
 ) -> Result<(), ListenError> {
     for listener in &config.listeners {
         let left = inherited.take_listener(&listener.address);
@@ -248,7 +255,7 @@ async fn listeners(
         telemetry.listeners.push((name, Arc::clone(&counters)));
         bound.push((listener, counters));
     }
-    Ok(())
+    doors.open(config, inherited, telemetry).await
 }
 
 /// Starts what measures memory for the listeners, if there is a limit to it.
@@ -280,87 +287,5 @@ impl Drop for Held {
                 error!(%output, held, dropped, "ended with lines held, which are lost");
             }
         }
-    }
-}
-
-/// The report and what it tells of.
-struct Voice {
-    /// Ends before the other begins.
-    at_once: Reporter,
-    spread: Reporter,
-    telemetry: Telemetry,
-    /// Where scrapes read what the ticks told.
-    teller: Teller,
-    started: Instant,
-}
-
-impl Voice {
-    async fn report(&mut self, snapshots: &[Snapshot]) {
-        let process = Process {
-            started: self.started,
-            resident: resident_bytes(),
-        };
-        let now = Instant::now();
-        for reporter in [&mut self.at_once, &mut self.spread] {
-            reporter
-                .report(snapshots, &self.telemetry, &process, now)
-                .await;
-        }
-        self.teller.tell(snapshots);
-    }
-
-    /// What was sent, for the process that takes our place.
-    fn series(&self, now: Instant) -> SentSeries {
-        let mut sent = self.at_once.sent(now);
-        sent.add(self.spread.sent(now));
-        sent
-    }
-}
-
-/// Asks the collectors at each tick, and sends what they answer and what the agent
-/// counted itself. A report that is spread goes on while they are asked again: it takes
-/// half a tick, so that no more than one other waits for its end.
-async fn report(
-    mut voice: Voice,
-    mut collectors: Collectors,
-    every: Duration,
-    last: CancellationToken,
-    leave: CancellationToken,
-    progress: Arc<Progress>,
-) -> Told {
-    let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = last.cancelled() => break,
-            snapshots = collectors.report() => {
-                progress.beat();
-                let mut reporting = pin!(voice.report(&snapshots));
-                let mut asked = false;
-                loop {
-                    tokio::select! {
-                        biased;
-                        () = &mut reporting => break,
-                        _ = ticks.tick(), if !asked => {
-                            collectors.tick();
-                            asked = true;
-                        }
-                    }
-                }
-            }
-            _ = ticks.tick() => collectors.tick(),
-        }
-    }
-    let leaves = leave.is_cancelled();
-    for snapshots in collectors.last(LAST_LOOK, leaves).await {
-        voice.report(&snapshots).await;
-    }
-    if !leaves {
-        return Told::default();
-    }
-    Told {
-        events: collectors.leave(),
-        series: voice.series(Instant::now()),
     }
 }

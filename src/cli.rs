@@ -6,9 +6,12 @@ mod columns;
 mod connections;
 mod generate;
 mod logging;
+mod orders;
 mod run;
 mod snapshot;
 mod status;
+mod top;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -65,6 +68,17 @@ enum Command {
     Status(status::StatusArgs),
     /// Ask the running daemon who is connected to its listeners.
     Clients(clients::ClientsArgs),
+    /// Show hosts, listeners and outputs as they are now, from the running daemon, or without
+    /// one the hosts from the kernel's table.
+    Top(top::TopArgs),
+    /// Have the running daemon read its configuration anew.
+    Reload(ConfigArgs),
+    /// Have the running daemon send at once what waits in its outputs.
+    Flush(ConfigArgs),
+    /// Print or change what the running daemon logs.
+    Log(orders::LogArgs),
+    /// Have the running daemon's collector pause or go on.
+    Collector(orders::CollectorArgs),
     /// Write what a package installs beside the program.
     Generate(generate::GenerateArgs),
 }
@@ -85,6 +99,11 @@ impl ConfigArgs {
             let usual = Path::new(DEFAULT_CONFIG);
             usual.exists().then(|| usual.to_owned())
         })
+    }
+
+    /// Where the running daemon is asked.
+    fn admin_socket(&self, environment: &Environment) -> Result<String, ConfigError> {
+        Ok(self.load(environment)?.config.admin.socket)
     }
 
     fn load(&self, environment: &Environment) -> Result<Loaded, ConfigError> {
@@ -137,6 +156,8 @@ enum CliError {
     Agent(#[from] AgentError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    NoTerminal(#[from] top::NoTerminal),
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
     #[error("cannot write {}: {source}", path.display())]
@@ -153,8 +174,10 @@ impl CliError {
                 io::ErrorKind::PermissionDenied => Exit::Permission,
                 _ => Exit::Config,
             },
-            Self::Config(ConfigError::Wrong(_)) => Exit::Config,
-            Self::Log(_) => Exit::Usage,
+            Self::Config(ConfigError::Wrong(_)) | Self::Client(ClientError::Wrong(_)) => {
+                Exit::Config
+            }
+            Self::Log(_) | Self::NoTerminal(_) => Exit::Usage,
             Self::Collector(error) | Self::Agent(AgentError::Collector(error)) => {
                 of_collector(error)
             }
@@ -213,6 +236,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Connections(args) => connections::connections(args, &cli.verbosity, &environment),
         Command::Status(args) => status::status(args, &cli.verbosity, &environment),
         Command::Clients(args) => clients::clients(args, &cli.verbosity, &environment),
+        Command::Top(args) => top::top(args, &cli.verbosity, &environment),
+        Command::Reload(args) => orders::reload(args, &cli.verbosity, &environment),
+        Command::Flush(args) => orders::flush(args, &cli.verbosity, &environment),
+        Command::Log(args) => orders::log(args, &cli.verbosity, &environment),
+        Command::Collector(args) => orders::collector(args, &cli.verbosity, &environment),
         Command::Generate(args) => generate::generate(args, &cli.verbosity, &environment),
     };
     match outcome {

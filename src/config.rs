@@ -5,6 +5,7 @@
 //! ([`Config::mistakes`]).
 
 mod admin;
+mod changes;
 mod collector;
 mod environment;
 mod hosts;

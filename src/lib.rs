@@ -30,6 +30,7 @@ pub mod frame;
 pub mod handover;
 pub mod hosts;
 pub mod listen;
+pub mod log_filter;
 mod log_limit;
 pub mod message;
 mod names;

@@ -1,25 +1,31 @@
 //! Doing what a request asks for.
 
-use std::collections::{BTreeMap, HashSet};
+mod connections;
+mod tables;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::thread;
 
 use bytes::Bytes;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::Context;
+use self::connections::connections;
+use self::tables::tables;
 use super::body::{Answered, Body, Gone, Lines, lines, object};
-use super::route::{Question, ROUTES, Route, Unroutable, route};
-use super::{clients, status};
+use super::door::Stay;
+use super::orders::Outcome;
+use super::reload::ReloadError;
+use super::route::{ROUTES, Route, Unroutable, route};
+use super::{Context, clients, orders, snapshot, status};
 use crate::collector::CollectorError;
-use crate::collector::command::{CollectorHandle, CommandError, Description, Flushed, TableRow};
+use crate::collector::command::{CommandError, Description, Flushed};
 use crate::collector::journal::JournalError;
 use crate::connections::line::Line;
-use crate::connections::{Reader, Shown};
+use crate::log_filter::FilterError;
 use crate::telemetry::{AdminRefusal, Telemetry};
 
 /// Seconds after which it may be worth asking again.
@@ -46,6 +52,12 @@ enum Refusal {
     Thread(#[source] io::Error),
     #[error("the look at the connections failed; the log says why")]
     Look,
+    #[error("the first tick is not done; try again")]
+    NoTick,
+    #[error(transparent)]
+    Reload(#[from] ReloadError),
+    #[error(transparent)]
+    Log(#[from] FilterError),
 }
 
 impl From<Unroutable> for Refusal {
@@ -65,9 +77,13 @@ impl Refusal {
                 StatusCode::NOT_FOUND
             }
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Request(_) => StatusCode::BAD_REQUEST,
+            Self::Request(_) | Self::Log(FilterError::Unreadable { .. }) => StatusCode::BAD_REQUEST,
             Self::Command(CommandError::Journal(_)) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Busy | Self::Command(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Reload(ReloadError::Wrong(_)) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Reload(ReloadError::Refused(_)) => StatusCode::CONFLICT,
+            Self::Busy | Self::NoTick | Self::Command(_) | Self::Reload(_) | Self::Log(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Collector(_) | Self::Thread(_) | Self::Look => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -135,7 +151,12 @@ pub(super) async fn answer<B>(
     request: Request<B>,
 ) -> Answered<Response<Body>> {
     let answered = match route(request.method(), request.uri()) {
-        Ok(route) => perform(&context, route).await,
+        Ok(route) => {
+            if let (Route::Reload, Some(stay)) = (&route, request.extensions().get::<Stay>()) {
+                stay.over_the_stop();
+            }
+            perform(&context, route).await
+        }
         Err(unroutable) => Err(unroutable.into()),
     };
     Ok(answered.unwrap_or_else(|refusal| {
@@ -152,13 +173,6 @@ struct RoutesObject<'a> {
     r#type: &'static str,
     routes: &'a [RouteObject],
 }
-
-#[derive(Serialize)]
-struct Done {
-    r#type: &'static str,
-}
-
-const DONE: Done = Done { r#type: "done" };
 
 #[derive(Serialize)]
 struct FlushedObject {
@@ -186,6 +200,16 @@ async fn perform(context: &Arc<Context>, route: Route) -> Result<Response<Body>,
             let lines = status::status(context).await;
             of_lines(Body::Whole(Some(lines.into())))
         }
+        Route::Snapshot => {
+            let latest = context.views.latest.borrow().clone();
+            let tick = latest.tick().ok_or(Refusal::NoTick)?;
+            let (lines, body) = lines();
+            tokio::spawn(async move {
+                // Nobody is there to be told if it fails.
+                let _gone = snapshot::snapshot(latest, tick, lines).await;
+            });
+            of_lines(body)
+        }
         Route::Connections(question) => return connections(context, question).await,
         Route::Clients => {
             let (lines, body) = lines();
@@ -198,11 +222,11 @@ async fn perform(context: &Arc<Context>, route: Route) -> Result<Response<Body>,
         }
         Route::RemoveClient(client) => {
             collector.remove_client(&client).await?;
-            whole(&DONE)
+            whole(&Outcome::Done)
         }
         Route::Hide(client, key) => {
             collector.hide(&client, key).await?;
-            whole(&DONE)
+            whole(&Outcome::Done)
         }
         Route::Collector => whole(&CollectorObject {
             r#type: "collector",
@@ -211,16 +235,20 @@ async fn perform(context: &Arc<Context>, route: Route) -> Result<Response<Body>,
         }),
         Route::Pause => {
             collector.pause().await?;
-            whole(&DONE)
+            whole(&Outcome::Done)
         }
         Route::Resume => {
             collector.resume().await?;
-            whole(&DONE)
+            whole(&Outcome::Done)
         }
         Route::Flush => whole(&FlushedObject {
             r#type: "flushed",
             flushed: collector.flush().await?,
         }),
+        Route::FlushOutputs => whole(&orders::flush(context)),
+        Route::Reload => whole(&orders::reload(context).await?),
+        Route::Log => whole(&orders::log(context)),
+        Route::SetLog(filter) => whole(&orders::set_log(context, &filter)?),
         Route::Tables => {
             let permit = permit(context)?;
             let (lines, body) = lines();
@@ -253,141 +281,10 @@ fn permit(context: &Context) -> Result<OwnedSemaphorePermit, Refusal> {
         .map_err(|_| Refusal::Busy)
 }
 
-async fn connections(
-    context: &Arc<Context>,
-    question: Question,
-) -> Result<Response<Body>, Refusal> {
-    let permit = permit(context)?;
-    let collector = &context.collector;
-    if question.flush {
-        collector.flush().await?;
-    }
-    // First of all: what ends during the look is told behind it, and not missed.
-    let hidden = match &question.client {
-        Some(client) => collector.view(client).await?,
-        None => HashSet::new(),
-    };
-    let (lines, body) = lines();
-    let (opened, is_open) = oneshot::channel();
-    let (looked, look) = oneshot::channel();
-    let (asker, filter) = (Arc::clone(context), question.filter.clone());
-    thread::Builder::new()
-        .name("connections".to_owned())
-        .spawn(move || {
-            let mut lines = lines;
-            let reader = Reader::open(&asker.config, asker.keys.clone());
-            let (told, mut reader) = match reader {
-                Ok(reader) => (Ok(()), Some(reader)),
-                Err(error) => (Err(error), None),
-            };
-            // Who asked may have gone: then nobody needs the look.
-            if opened.send(told).is_err() {
-                return;
-            }
-            if let Some(reader) = &mut reader {
-                let shown = reader.read(&filter, &hidden, &mut |connection| {
-                    let line = Line::connection(connection);
-                    lines.add_blocking(|out| object(out, &line))
-                });
-                let _gone = looked.send((shown, lines));
-            }
-        })
-        .map_err(Refusal::Thread)?;
-    is_open.await.map_err(|_| Refusal::Look)??;
-    let collector = collector.clone();
-    tokio::spawn(async move {
-        // The thread has ended by then, or never began to look.
-        if let Ok((shown, lines)) = look.await {
-            // Nobody is there to be told if it fails.
-            let _gone = conclude(&collector, question, shown, lines).await;
-        }
-        drop(permit);
-    });
-    Ok(of_lines(body))
-}
-
-/// What ended comes after what is there: a position moves only once the look went out.
-async fn conclude(
-    collector: &CollectorHandle,
-    question: Question,
-    shown: Result<Shown, CollectorError>,
-    mut lines: Lines,
-) -> Result<(), Gone> {
-    let shown = match shown {
-        Ok(shown) => shown,
-        Err(error) => return give_up(lines, &error.to_string()).await,
-    };
-    let delta = match &question.client {
-        None => None,
-        Some(client) => {
-            // Who has gone has lost nothing yet.
-            lines.flush().await?;
-            match collector.delta(client, &question.filter).await {
-                Ok(delta) => Some(delta),
-                Err(error) => return give_up(lines, &error.to_string()).await,
-            }
-        }
-    };
-    for record in delta.iter().flat_map(|delta| &delta.ended) {
-        let line = Line::ended(record);
-        lines.add(|out| object(out, &line)).await?;
-    }
-    let line = Line::end(shown, delta.as_ref());
-    lines.add(|out| object(out, &line)).await?;
-    lines.finish().await
-}
-
 async fn give_up(mut lines: Lines, message: &str) -> Result<(), Gone> {
     let line = Line::Error {
         message: message.into(),
     };
     lines.add(|out| object(out, &line)).await?;
     lines.break_off().await
-}
-
-#[derive(Serialize)]
-struct RowObject<'a> {
-    r#type: &'static str,
-    #[serde(flatten)]
-    row: &'a TableRow,
-}
-
-#[derive(Serialize)]
-struct RowsEnd {
-    r#type: &'static str,
-    rows: u64,
-}
-
-async fn tables(collector: CollectorHandle, mut lines: Lines, permit: OwnedSemaphorePermit) {
-    let all = async {
-        let mut rows = 0;
-        let mut from = 0;
-        loop {
-            let page = match collector.table(from).await {
-                Ok(page) => page,
-                Err(error) => return give_up(lines, &error.to_string()).await,
-            };
-            for row in &page.rows {
-                let row = RowObject {
-                    r#type: "flow",
-                    row,
-                };
-                lines.add(|out| object(out, &row)).await?;
-            }
-            rows += page.rows.len() as u64;
-            match page.next {
-                Some(next) if next > from => from = next,
-                _ => break,
-            }
-        }
-        let end = RowsEnd {
-            r#type: "end",
-            rows,
-        };
-        lines.add(|out| object(out, &end)).await?;
-        lines.finish().await
-    };
-    // Nobody is there to be told if it fails.
-    let _gone = all.await;
-    drop(permit);
 }

@@ -20,6 +20,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::body::Body;
+use super::orders::{Order, Outcome};
 use super::{is_absent, route};
 use crate::collector::journal::ClientId;
 use crate::connections::filter::ConnectionFilter;
@@ -60,6 +61,9 @@ pub enum ClientError {
         /// The system's word.
         source: io::Error,
     },
+    /// The configuration that it was to read is wrong.
+    #[error("{0}")]
+    Wrong(String),
     /// The daemon said no.
     #[error("the daemon refused ({status}): {message}")]
     Refused {
@@ -111,6 +115,23 @@ pub async fn status(socket: &str) -> Result<Answer, ClientError> {
 /// When nobody listens, the socket may not be opened, or the daemon says no.
 pub async fn clients(socket: &str) -> Result<Answer, ClientError> {
     ask(socket, Method::GET, "/clients").await
+}
+
+/// Asks for connections by remote host, as the last tick found them.
+///
+/// # Errors
+/// When nobody listens, the socket may not be opened, or the daemon says no.
+pub async fn snapshot(socket: &str) -> Result<Answer, ClientError> {
+    ask(socket, Method::GET, "/snapshot").await
+}
+
+/// Gives an order; what came of it.
+///
+/// # Errors
+/// When nobody listens, the socket may not be opened, or the daemon says no.
+pub(crate) async fn give(socket: &str, order: Order<'_>) -> Result<Outcome, ClientError> {
+    let (method, target) = order.request();
+    read(&ask(socket, method, &target).await?.whole().await?)
 }
 
 async fn ask(socket: &str, method: Method, target: &str) -> Result<Answer, ClientError> {
@@ -185,6 +206,18 @@ impl Answer {
         }
     }
 
+    /// All lines that are still to come.
+    ///
+    /// # Errors
+    /// When the answer breaks off, or nothing comes for too long.
+    pub async fn whole(mut self) -> Result<Vec<u8>, ClientError> {
+        let mut text = Vec::new();
+        while let Some(lines) = self.lines().await? {
+            text.extend_from_slice(&lines);
+        }
+        Ok(text)
+    }
+
     /// The next piece; `None` at the end.
     async fn piece(&mut self) -> Result<Option<Bytes>, ClientError> {
         loop {
@@ -215,11 +248,15 @@ impl Answer {
         {
             text.extend_from_slice(&piece);
         }
-        ClientError::Refused {
-            status: status.as_u16(),
-            message: match serde_json::from_slice(&text) {
-                Ok(Told { message }) => message,
-                Err(_) => String::from_utf8_lossy(&text).trim().to_owned(),
+        let message = match serde_json::from_slice(&text) {
+            Ok(Told { message }) => message,
+            Err(_) => String::from_utf8_lossy(&text).trim().to_owned(),
+        };
+        match status {
+            StatusCode::UNPROCESSABLE_ENTITY => ClientError::Wrong(message),
+            status => ClientError::Refused {
+                status: status.as_u16(),
+                message,
             },
         }
     }

@@ -5,7 +5,9 @@
 //! let go.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -74,6 +76,21 @@ impl Default for Limits {
 pub(super) enum Socket {
     Unix(UnixListener),
     Tcp(TcpListener),
+}
+
+/// Put into each request: by it an answer outlives the stop that it causes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stay(Arc<AtomicBool>);
+
+impl Stay {
+    /// Lets the connection go on after the stop, for as long as its answer takes.
+    pub(super) fn over_the_stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Takes connections, and has each request answered.
@@ -145,7 +162,7 @@ where
     }
 
     /// Lets those who are still there have their answer within `grace`, and then cuts them
-    /// off.
+    /// off; does not wait for who stays.
     pub(super) async fn close(self, grace: Duration) {
         self.tasks.close();
         if timeout(grace, self.tasks.wait()).await.is_err() {
@@ -159,25 +176,41 @@ where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
-            self.spawn(self.serve(stream, permit));
+            let stay = Stay::default();
+            self.spawn(self.serve(stream, permit, stay.clone()), stay);
             return;
         }
         self.counters.refused.add(AdminRefusal::Connections, 1);
         // Beyond that, whoever comes is not even told.
         if let Ok(permit) = Arc::clone(&self.room_to_leave).try_acquire_owned() {
-            self.spawn(turn_away(stream, permit));
+            self.spawn(turn_away(stream, permit), Stay::default());
         }
     }
 
-    fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let connection = self.cut.clone().run_until_cancelled_owned(connection);
-        self.tasks.spawn(connection);
+    /// Runs a connection until it is cut off; from the stop on nobody waits for one whose
+    /// answer is to stay.
+    fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static, stay: Stay) {
+        let (stop, cut, tracked) = (self.stop.clone(), self.cut.clone(), self.tasks.token());
+        tokio::spawn(async move {
+            let mut connection = pin!(connection);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = &mut connection => return,
+            }
+            if stay.is_wanted() {
+                drop(tracked);
+                return connection.await;
+            }
+            cut.run_until_cancelled(connection).await;
+        });
     }
 
     fn serve<S>(
         &self,
         stream: S,
         permit: OwnedSemaphorePermit,
+        stay: Stay,
     ) -> impl Future<Output = ()> + Send + use<S, A, F>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -185,8 +218,9 @@ where
         let (name, limits, answer) = (self.name, self.limits, self.answer.clone());
         let counters = Arc::clone(&self.counters);
         async move {
-            let answer = service_fn(|request| {
+            let answer = service_fn(|mut request: Request<Incoming>| {
                 counters.requests.add(1);
+                request.extensions_mut().insert(stay.clone());
                 answer(request)
             });
             let stream = TokioIo::new(Stall::new(stream, limits.stall_timeout));

@@ -7,11 +7,16 @@ use crate::connections::filter::ConnectionFilter;
 use crate::flow::key::FlowKey;
 
 /// Every route: method, path, what it does. Shown to whoever asks for another.
-pub(super) const ROUTES: [(&str, &str, &str); 11] = [
+pub(super) const ROUTES: [(&str, &str, &str); 16] = [
     (
         "GET",
         "/status",
         "the daemon, its collectors, outputs and listeners, with their counters",
+    ),
+    (
+        "GET",
+        "/snapshot",
+        "connections by remote host, as the last tick found them",
     ),
     (
         "GET",
@@ -37,6 +42,18 @@ pub(super) const ROUTES: [(&str, &str, &str); 11] = [
         "/collector/flush",
         "make every end visible that the kernel holds back",
     ),
+    (
+        "POST",
+        "/flush",
+        "send at once what waits in the outputs for company",
+    ),
+    ("POST", "/reload", "read the configuration anew"),
+    ("GET", "/log", "what is logged"),
+    (
+        "PUT",
+        "/log?filter=FILTER",
+        "log this until the next start; an empty filter: as at the start",
+    ),
     ("GET", "/debug/tables", "the flow table"),
     ("GET", "/", "these routes"),
 ];
@@ -46,6 +63,7 @@ pub(super) const ROUTES: [(&str, &str, &str); 11] = [
 pub(super) enum Route {
     Routes,
     Status,
+    Snapshot,
     Clients,
     Connections(Question),
     RemoveClient(ClientId),
@@ -54,6 +72,10 @@ pub(super) enum Route {
     Pause,
     Resume,
     Flush,
+    FlushOutputs,
+    Reload,
+    Log,
+    SetLog(String),
     Tables,
 }
 
@@ -82,22 +104,26 @@ pub(super) fn route(method: &Method, uri: &Uri) -> Result<Route, Unroutable> {
     // One more than the longest path has, so that a longer one matches none.
     let segments: Vec<&str> = path.splitn(5, '/').collect();
     let wanted = match segments[..] {
-        ["" | "status" | "clients" | "connections" | "collector"] | ["debug", "tables"] => "GET",
+        ["" | "status" | "snapshot" | "clients" | "connections" | "collector"]
+        | ["debug", "tables"] => "GET",
         ["clients", _] | ["clients", _, "connections", _] => "DELETE",
-        ["collector", "pause" | "resume" | "flush"] => "POST",
+        ["flush" | "reload"] | ["collector", "pause" | "resume" | "flush"] => "POST",
+        ["log"] => "GET, PUT",
         _ => return Err(Unroutable::Path),
     };
-    if method.as_str() != wanted {
+    if !wanted.split(", ").any(|one| method.as_str() == one) {
         return Err(Unroutable::Method(wanted));
     }
     let wrong = |error: &dyn ToString| Unroutable::Request(error.to_string());
     let query = uri.query().unwrap_or_default();
-    if path != "connections" && !query.is_empty() {
+    let sets = path == "log" && method == Method::PUT;
+    if path != "connections" && !sets && !query.is_empty() {
         return Err(Unroutable::Request(format!("/{path} takes no query")));
     }
     Ok(match segments[..] {
         [""] => Route::Routes,
         ["status"] => Route::Status,
+        ["snapshot"] => Route::Snapshot,
         ["clients"] => Route::Clients,
         ["connections"] => Route::Connections(question(query).map_err(Unroutable::Request)?),
         ["clients", id] => Route::RemoveClient(id.parse().map_err(|error| wrong(&error))?),
@@ -109,6 +135,10 @@ pub(super) fn route(method: &Method, uri: &Uri) -> Result<Route, Unroutable> {
         ["collector", "pause"] => Route::Pause,
         ["collector", "resume"] => Route::Resume,
         ["collector", _] => Route::Flush,
+        ["flush"] => Route::FlushOutputs,
+        ["reload"] => Route::Reload,
+        ["log"] if sets => Route::SetLog(filter(query).map_err(Unroutable::Request)?),
+        ["log"] => Route::Log,
         _ => Route::Tables,
     })
 }
@@ -133,6 +163,20 @@ fn question(query: &str) -> Result<Question, String> {
         }
     }
     Ok(question)
+}
+
+fn filter(query: &str) -> Result<String, String> {
+    match query.split_once('=') {
+        Some(("filter", text)) => decode(text),
+        _ => Err("what is to be logged? write ?filter=FILTER".to_owned()),
+    }
+}
+
+/// The path and query that [`route`] reads a filter for the log from.
+pub(super) fn log_target(filter: &str) -> String {
+    let mut target = "/log?filter=".to_owned();
+    encode(filter, &mut target);
+    target
 }
 
 /// The path and query that [`route`] reads the question from.
@@ -209,14 +253,26 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_for_the_log_reads_back_from_its_path_and_query() {
+        for filter in ["info,conntally::output=debug", ""] {
+            let uri: Uri = log_target(filter).parse().unwrap();
+            let read = route(&Method::PUT, &uri);
+            assert_eq!(read, Ok(Route::SetLog(filter.to_owned())), "{uri}");
+        }
+        assert_eq!(get("/log"), Ok(Route::Log));
+    }
+
+    #[test]
     fn every_route_that_is_listed_is_there_and_wants_its_method() {
         for (method, path, _) in ROUTES {
-            let path = path.split('?').next().unwrap();
+            let path = path.split("?host").next().unwrap();
             let path = path.replace("KEY", "0123456789abcdef");
             let uri: Uri = path.parse().unwrap();
             assert!(route(&method.parse().unwrap(), &uri).is_ok(), "{path}");
-            let expected = Err(Unroutable::Method(method));
-            assert_eq!(route(&Method::PUT, &uri), expected, "{path}");
+            let Err(Unroutable::Method(wanted)) = route(&Method::PATCH, &uri) else {
+                panic!("{path}");
+            };
+            assert!(wanted.contains(method), "{path}: {wanted}");
         }
     }
 
@@ -239,6 +295,7 @@ mod tests {
             ("/connections?client=a/b", "cannot be a client's name"),
             ("/connections?flush=perhaps", "neither 1 nor 0"),
             ("/collector?verbose=1", "takes no query"),
+            ("/log?filter=info", "takes no query"),
         ] {
             let Err(Unroutable::Request(reason)) = get(target) else {
                 panic!("{target}");

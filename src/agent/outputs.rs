@@ -14,6 +14,7 @@ use crate::handover::{self, Inherited};
 use crate::output::health::Health;
 use crate::output::only::Only;
 use crate::output::own::OwnListeners;
+use crate::output::queue::Flusher;
 use crate::output::shards::Shards;
 use crate::output::spool::SpoolError;
 use crate::output::turn::Turn;
@@ -25,6 +26,8 @@ pub(super) struct Outputs {
     pub(super) tasks: JoinSet<Ending>,
     /// In the order of their counters.
     pub(super) healths: Vec<Arc<Health>>,
+    /// In the same order.
+    pub(super) flushers: Vec<Flusher>,
     leave: CancellationToken,
     /// Makes them leave what they hold, or count it as dropped.
     pub(super) give_up: CancellationToken,
@@ -52,6 +55,7 @@ impl Outputs {
         Self {
             tasks: JoinSet::new(),
             healths: Vec::new(),
+            flushers: Vec::new(),
             leave,
             give_up: CancellationToken::new(),
             at_once: Own::default(),
@@ -95,6 +99,7 @@ impl Outputs {
                     Output::new(output, &hostname, config.interval.0, Arc::clone(&counters));
                 let name = output.address.to_string();
                 telemetry.outputs.push((name, Arc::clone(&counters)));
+                self.flushers.push(inlet.flusher());
                 ends.push((inlet, counters));
                 self.healths.push(Arc::clone(&health));
                 info!(address = %output.address, "sending to");

@@ -1,12 +1,13 @@
 //! `conntally clients`: who is connected to the running daemon's listeners.
 
 use std::cmp::Reverse;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 
 use clap::{Args, ValueEnum};
 
 use super::columns::{Columns, Head, span};
 use super::logging::{self, Role};
+use super::watch::{Shape, WatchArgs};
 use super::{CliError, ConfigArgs, Verbosity, runtime};
 use crate::admin::client::{self, Answer, ClientError};
 use crate::admin::clients::{ClientLine, ClientsLine};
@@ -26,6 +27,8 @@ pub(super) struct ClientsArgs {
     /// Print this many rows at most.
     #[arg(short = 'n', long, value_name = "N")]
     top: Option<usize>,
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -65,18 +68,24 @@ pub(super) fn clients(
 ) -> Result<(), CliError> {
     logging::start(Role::Command, verbosity, environment)?;
     let config = args.config.load(environment)?.config;
-    let mut rows = runtime()?.block_on(async {
-        let answer = client::clients(&config.admin.socket).await?;
-        read(answer).await
-    })?;
-    sort(&mut rows, args.sort);
-    rows.truncate(args.top.unwrap_or(usize::MAX));
-    let mut out = BufWriter::new(io::stdout().lock());
-    let written = match args.format {
-        ClientsFormat::Table => table(&mut out, rows),
-        ClientsFormat::Json => rows.iter().try_for_each(|row| out.write_all(&row.text)),
+    let runtime = runtime()?;
+    let shape = match args.format {
+        ClientsFormat::Table => Shape::Table,
+        ClientsFormat::Json => Shape::Lines,
     };
-    written.and_then(|()| out.flush()).map_err(CliError::Output)
+    args.watch.repeat(shape, |out| {
+        let mut rows = runtime.block_on(async {
+            let answer = client::clients(&config.admin.socket).await?;
+            read(answer).await
+        })?;
+        sort(&mut rows, args.sort);
+        rows.truncate(args.top.unwrap_or(usize::MAX));
+        let written = match args.format {
+            ClientsFormat::Table => table(out, rows),
+            ClientsFormat::Json => rows.iter().try_for_each(|row| out.write_all(&row.text)),
+        };
+        written.map_err(CliError::Output)
+    })
 }
 
 /// A client, and the text that it came as.
@@ -127,7 +136,7 @@ fn sort(rows: &mut [Row], key: SortKey) {
     });
 }
 
-fn table(out: &mut impl Write, rows: Vec<Row>) -> io::Result<()> {
+fn table(out: &mut dyn Write, rows: Vec<Row>) -> io::Result<()> {
     let mut columns = Columns::new([
         Head::Words("LISTENER"),
         Head::Number("ID"),

@@ -7,13 +7,14 @@
 mod table;
 
 use std::collections::HashSet;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 
 use clap::{Args, ValueEnum};
 
 use self::table::Table;
 use super::logging::{self, Role};
+use super::watch::{Shape, WatchArgs};
 use super::{CliError, ConfigArgs, Verbosity, runtime, tell};
 use crate::admin::client::{self, Answer, ClientError};
 use crate::collector::CollectorError;
@@ -59,6 +60,8 @@ pub(super) struct ConnectionsArgs {
     /// Only of these protocols.
     #[arg(long, value_delimiter = ',', value_parser = filter::protocol)]
     protocol: Vec<Protocol>,
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -84,43 +87,42 @@ pub(super) fn connections(
         directions: args.direction.clone(),
         protocols: args.protocol.clone(),
     };
-    let mut print = Print {
-        out: BufWriter::new(io::stdout().lock()),
-        table: match args.format {
-            ConnectionsFormat::Table => Some(Table::default()),
-            ConnectionsFormat::Json => None,
-        },
+    let shape = match args.format {
+        ConnectionsFormat::Table => Shape::Table,
+        ConnectionsFormat::Json => Shape::Lines,
     };
-    match &args.client {
-        None => {
-            let open = || Reader::open(&config, KeyHasher::default());
-            // What is opened inside stays there.
-            let mut reader = match &args.netns {
-                None => open()?,
-                Some(netns) => netns.within(open).map_err(CollectorError::from)??,
-            };
-            look(&mut reader, &filter, &mut print)?;
+    let Some(client) = &args.client else {
+        let open = || Reader::open(&config, KeyHasher::default());
+        // What is opened inside stays there.
+        let mut reader = match &args.netns {
+            None => open()?,
+            Some(netns) => netns.within(open).map_err(CollectorError::from)??,
+        };
+        if let Some(reason) = reader.fallback() {
+            tell(&format!("conntally: {reason}"));
         }
-        Some(client) => {
-            let socket = &config.admin.socket;
-            let end = runtime()?.block_on(async {
-                let answer = client::connections(socket, &filter, client, args.flush).await?;
-                follow(answer, &mut print).await
-            })?;
-            remark(client, &end);
-        }
-    }
-    print.out.flush().map_err(CliError::Output)
+        let look = |out: &mut dyn Write| look(&mut reader, &filter, &mut Print::new(out, shape));
+        return args.watch.repeat(shape, look);
+    };
+    let (runtime, socket) = (runtime()?, &config.admin.socket);
+    args.watch.repeat(shape, |out| {
+        let mut print = Print::new(out, shape);
+        let end = runtime.block_on(async {
+            let answer = client::connections(socket, &filter, client, args.flush).await?;
+            follow(answer, &mut print).await
+        })?;
+        // Behind the rows, also where both go to a terminal.
+        print.out.flush().map_err(CliError::Output)?;
+        remark(client, &end);
+        Ok(())
+    })
 }
 
-fn look<W: Write>(
+fn look(
     reader: &mut Reader,
     filter: &ConnectionFilter,
-    print: &mut Print<W>,
+    print: &mut Print<'_>,
 ) -> Result<(), CliError> {
-    if let Some(reason) = reader.fallback() {
-        tell(&format!("conntally: {reason}"));
-    }
     let mut printed = print.begin();
     let shown = reader.read(filter, &HashSet::new(), &mut |connection| {
         if printed.is_ok() {
@@ -141,10 +143,7 @@ fn look<W: Write>(
 }
 
 /// Prints an answer as it comes; its last line.
-async fn follow<W: Write>(
-    mut answer: Answer,
-    print: &mut Print<W>,
-) -> Result<EndLine<'static>, CliError> {
+async fn follow(mut answer: Answer, print: &mut Print<'_>) -> Result<EndLine<'static>, CliError> {
     print.begin().map_err(CliError::Output)?;
     let mut end = None;
     while let Some(lines) = answer.lines().await? {
@@ -197,13 +196,21 @@ fn remark(client: &ClientId, end: &EndLine<'_>) {
     }
 }
 
-struct Print<W: Write> {
-    out: W,
+struct Print<'a> {
+    out: &'a mut dyn Write,
     /// `None` prints JSON.
     table: Option<Table>,
 }
 
-impl<W: Write> Print<W> {
+impl<'a> Print<'a> {
+    fn new(out: &'a mut dyn Write, shape: Shape) -> Self {
+        let table = match shape {
+            Shape::Table => Some(Table::default()),
+            Shape::Lines => None,
+        };
+        Self { out, table }
+    }
+
     fn begin(&mut self) -> io::Result<()> {
         match &self.table {
             Some(_) => Table::begin(&mut self.out),

@@ -5,12 +5,13 @@ use std::io::IsTerminal as _;
 use rustix::fs::fstat;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
-use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::Verbosity;
 use crate::config::Environment;
+use crate::log_filter::{self, FilterError, LogFilter};
 
 /// What is logged, where no argument says.
 const VARIABLE: &str = "CONNTALLY_LOG";
@@ -26,22 +27,26 @@ pub(super) enum Role {
 
 /// The filter cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{origin}: {filter:?} is not a filter ({source}): write levels by module, as in \"info,conntally::output=debug\""
-)]
+#[error("{origin}: {source}")]
 pub(super) struct LogError {
     /// The argument or variable that it stands in.
     origin: &'static str,
-    filter: String,
-    source: ParseError,
+    source: FilterError,
 }
 
+/// Whether a text is a filter, which stands in this argument.
+pub(super) fn check(origin: &'static str, text: &str) -> Result<(), LogError> {
+    let parsed = log_filter::parse(text).map(drop);
+    parsed.map_err(|source| LogError { origin, source })
+}
+
+/// Starts it. What is returned changes what is logged.
 pub(super) fn start(
     role: Role,
     verbosity: &Verbosity,
     environment: &Environment,
-) -> Result<(), LogError> {
-    let filter = filter(role, verbosity, environment)?;
+) -> Result<LogFilter, LogError> {
+    let (filter, changed_by) = LogFilter::new(filter(role, verbosity, environment)?);
     let journal = (role == Role::Daemon && under_journald(environment))
         .then(tracing_journald::layer)
         .and_then(Result::ok);
@@ -62,7 +67,7 @@ pub(super) fn start(
             .with(text.with_filter(filter))
             .init();
     }
-    Ok(())
+    Ok(changed_by)
 }
 
 fn filter(
@@ -85,11 +90,9 @@ fn filter(
     };
     match text {
         None => Ok(Targets::new().with_default(level)),
-        Some((origin, text)) => text.parse().map_err(|source| LogError {
-            origin,
-            filter: text.to_owned(),
-            source,
-        }),
+        Some((origin, text)) => {
+            log_filter::parse(text).map_err(|source| LogError { origin, source })
+        }
     }
 }
 

@@ -19,8 +19,10 @@ use self::signals::{Asked, Signals};
 use self::supervisor::Watchdog;
 use super::logging::{self, Role};
 use super::{CliError, ConfigArgs, Verbosity};
+use crate::admin::Controls;
+use crate::admin::reload::{self, Asker, Askers, ReloadError, Reloaded};
 use crate::agent::{self, AgentError, Control, Ended};
-use crate::config::{Config, Environment};
+use crate::config::{Config, ConfigError, Environment};
 use crate::handover::{self, HandoverError, Inherited, Legacy, Program};
 use crate::listen::{Pressure, allow_descriptors};
 
@@ -37,7 +39,8 @@ pub(super) fn run(
     verbosity: &Verbosity,
     environment: &Environment,
 ) -> Result<(), CliError> {
-    logging::start(Role::Daemon, verbosity, environment)?;
+    let log = logging::start(Role::Daemon, verbosity, environment)?;
+    let (reload, askers) = reload::channel();
     let mut inherited = Inherited::take(environment);
     let loaded = args.load(environment)?;
     let version = env!("CARGO_PKG_VERSION");
@@ -69,14 +72,20 @@ pub(super) fn run(
         args,
         environment,
         pressure: Arc::default(),
+        controls: Controls { reload, log },
     };
     // For as long as the process: none that comes between two runs is to be missed.
     let listening = runtime.block_on(async { Signals::listen() });
-    let mut signals = listening.map_err(CliError::Start)?;
+    let signals = listening.map_err(CliError::Start)?;
+    let mut orders = Orders {
+        signals,
+        askers,
+        reloading: None,
+    };
     // The configuration before the last reload.
     let mut before = None;
     let ended = loop {
-        let run = process.until_ended(&config, inherited, &mut signals);
+        let run = process.until_ended(&config, inherited, &mut orders);
         let (ended, way) = match runtime.block_on(run) {
             Ok(ended) => ended,
             Err(error) => break Err(error),
@@ -89,6 +98,7 @@ pub(super) fn run(
                     break Err(error.into());
                 };
                 error!(%error, "goes on with the configuration of before");
+                orders.reloaded(Err(ReloadError::Refused(error.to_string())));
                 config = before;
                 inherited = Inherited::of(legacy);
             }
@@ -145,6 +155,33 @@ struct Process<'a> {
     environment: &'a Environment,
     /// A reload gives no memory back.
     pressure: Arc<Pressure>,
+    controls: Controls,
+}
+
+/// Where orders come from, and a reload that is under way.
+struct Orders {
+    signals: Signals,
+    askers: Askers,
+    reloading: Option<Reloading>,
+}
+
+/// A new configuration that does not run yet.
+struct Reloading {
+    /// The keys that have changed.
+    changed: Vec<String>,
+    /// Who is to be told, if not the log alone.
+    waits: Option<Asker>,
+}
+
+impl Orders {
+    /// What came of the reload that is under way, if there is one.
+    fn reloaded(&mut self, outcome: Result<(), ReloadError>) {
+        if let Some(Reloading { changed, waits }) = self.reloading.take()
+            && let Some(asker) = waits
+        {
+            asker.tell(outcome.map(|()| Reloaded { changed }));
+        }
+    }
 }
 
 impl Process<'_> {
@@ -153,10 +190,11 @@ impl Process<'_> {
         &self,
         config: &Config,
         inherited: Inherited,
-        signals: &mut Signals,
+        orders: &mut Orders,
     ) -> Result<(Ended, Way), CliError> {
         let control = Control {
             pressure: Arc::clone(&self.pressure),
+            controls: self.controls.clone(),
             ..Control::default()
         };
         let Control { ends, progress, .. } = &control;
@@ -165,13 +203,20 @@ impl Process<'_> {
         let mut way = Way::InPlace;
         let mut is_ready = false;
         loop {
+            let mut waits = None;
             let asked = tokio::select! {
                 biased;
                 ended = &mut agent => return Ok((ended?, way)),
-                asked = signals.next() => asked,
+                asked = orders.signals.next() => asked,
+                // Who asks while it ends is heard by the next agent, if there is one.
+                asker = orders.askers.next(), if !ends.stop.is_cancelled() => {
+                    waits = Some(asker);
+                    Asked::Reload
+                }
                 () = progress.ready(), if !is_ready => {
                     is_ready = true;
                     supervisor::ready(config);
+                    orders.reloaded(Ok(()));
                     continue;
                 }
                 () = watchdog.feed(progress) => continue,
@@ -193,9 +238,17 @@ impl Process<'_> {
                 // It ends already.
                 Asked::Reload | Asked::Replace if ends.stop.is_cancelled() => {}
                 Asked::Reload => {
-                    let Some(new) = self.read_anew(config) else {
+                    let read = self.read_anew(config);
+                    let Ok(Some((new, changed))) = read else {
+                        if let Some(asker) = waits {
+                            let changed = Vec::new();
+                            let unchanged = |_: Option<_>| Reloaded { changed };
+                            let wrong = |error: ConfigError| ReloadError::Wrong(error.to_string());
+                            asker.tell(read.map(unchanged).map_err(wrong));
+                        }
                         continue;
                     };
+                    orders.reloading = Some(Reloading { changed, waits });
                     supervisor::reloading();
                     way = Way::Again(Box::new(new));
                     ends.leave.cancel();
@@ -220,22 +273,20 @@ impl Process<'_> {
         }
     }
 
-    /// The configuration, if it can be read and has changed.
-    fn read_anew(&self, config: &Config) -> Option<Config> {
-        let loaded = match self.args.load(self.environment) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                error!(%error, "SIGHUP: the configuration stays as it was");
-                return None;
-            }
-        };
+    /// The configuration and the keys that have changed in it, if any have.
+    fn read_anew(&self, config: &Config) -> Result<Option<(Config, Vec<String>)>, ConfigError> {
+        let loaded = self.args.load(self.environment);
+        let loaded = loaded.inspect_err(|error| {
+            error!(%error, "reload: the configuration stays as it was");
+        })?;
         if loaded.config == *config {
-            info!("SIGHUP: the configuration has not changed");
-            return None;
+            info!("reload: the configuration has not changed");
+            return Ok(None);
         }
-        info!(files = ?loaded.files, "SIGHUP: goes on with the new configuration");
+        let changed = config.changes(&loaded.config);
+        info!(files = ?loaded.files, ?changed, "reload: goes on with the new configuration");
         note(&loaded.config);
-        Some(loaded.config)
+        Ok(Some((loaded.config, changed)))
     }
 
     /// Whether the program that now stands at our path runs with our configuration.

@@ -1,21 +1,23 @@
 //! `conntally snapshot`: one look at the kernel's table, a row per remote host.
 
 use std::cmp::Reverse;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 
+use super::columns::{Columns, Head};
 use super::logging::{self, Role};
+use super::watch::{Shape, WatchArgs};
 use super::{CliError, ConfigArgs, Verbosity};
+use crate::admin::snapshot::HostLine;
 use crate::collector::{CollectorError, Count, Sources};
 use crate::config::{Config, Environment, PublicInbound, SourceChoice};
 use crate::flow::ConnectionState;
 use crate::hosts::Hosts;
 use crate::netns::Netns;
 use crate::report;
-use crate::tally::HostRow;
+use crate::tally::{HostRow, Series};
 
 /// Arguments of `snapshot`.
 #[derive(Debug, Args)]
@@ -34,6 +36,8 @@ pub(super) struct SnapshotArgs {
     /// Look into this network namespace, by its name (ip netns list) or path.
     #[arg(long, value_name = "NAME")]
     netns: Option<Netns>,
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -70,34 +74,52 @@ pub(super) fn snapshot(
     environment: &Environment,
 ) -> Result<(), CliError> {
     logging::start(Role::Command, verbosity, environment)?;
-    let mut config = args.config.load(environment)?.config;
+    let mut config = prepare(args.config.load(environment)?.config);
+    if let Some(netns) = &args.netns {
+        // As `run` tags what it tells of another namespace.
+        config.tags.push(format!("netns:{}", netns.tag()));
+    }
+    let shape = match args.format {
+        SnapshotFormat::Table => Shape::Table,
+        SnapshotFormat::Json | SnapshotFormat::Statsd => Shape::Lines,
+    };
+    args.watch.repeat(shape, |out| {
+        let count = match &args.netns {
+            None => look(&config)?,
+            Some(netns) => {
+                let looked = netns.within(|| look(&config));
+                looked.map_err(CollectorError::from)??
+            }
+        };
+        print(out, args, &config, &count).map_err(CliError::Output)
+    })
+}
+
+/// The configuration that a look of one's own goes by.
+pub(super) fn prepare(mut config: Config) -> Config {
     // One look shows every host; folding is for series that last.
     config.hosts.public_inbound = PublicInbound::Apart;
     if config.collector.source == SourceChoice::Off {
         config.collector.source = SourceChoice::Auto;
     }
-    let count = match &args.netns {
-        None => look(&config)?,
-        Some(netns) => {
-            // As `run` tags what it tells of another namespace.
-            config.tags.push(format!("netns:{}", netns.tag()));
-            netns
-                .within(|| look(&config))
-                .map_err(CollectorError::from)??
-        }
-    };
-    let mut rows = count.tally().host_rows();
-    sort(&mut rows, args.sort, count.hosts());
+    config
+}
+
+fn print(
+    mut out: &mut dyn Write,
+    args: &SnapshotArgs,
+    config: &Config,
+    count: &Count,
+) -> io::Result<()> {
+    let (tally, hosts) = (count.tally(), count.hosts());
+    let mut rows = tally.host_rows();
+    sort(&mut rows, args.sort, hosts);
     rows.truncate(args.top.unwrap_or(usize::MAX));
-    let mut out = BufWriter::new(io::stdout().lock());
-    let written = match args.format {
-        SnapshotFormat::Table => table(&mut out, &rows, count.hosts(), config.hosts.ports),
-        SnapshotFormat::Json => json(&mut out, &rows, count.hosts()),
-        SnapshotFormat::Statsd => {
-            report::print(&mut out, &rows, count.tally(), count.hosts(), &config)
-        }
-    };
-    written.and_then(|()| out.flush()).map_err(CliError::Output)
+    match args.format {
+        SnapshotFormat::Table => table(out, lines(&rows, hosts)),
+        SnapshotFormat::Json => json(out, lines(&rows, hosts)),
+        SnapshotFormat::Statsd => report::print(&mut out, &rows, tally, hosts, config),
+    }
 }
 
 fn look(config: &Config) -> Result<Count, CliError> {
@@ -129,78 +151,52 @@ fn sort(rows: &mut [HostRow], key: SortKey, hosts: &Hosts) {
     });
 }
 
-/// A row, as one JSON object.
-#[derive(Serialize)]
-struct JsonRow<'a> {
-    host: &'a str,
-    direction: &'static str,
-    protocol: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    port: Option<u16>,
-    opening: u64,
-    open: u64,
-    closing: u64,
-    closed: u64,
+/// Rows as they are printed.
+pub(super) fn lines<'a>(
+    rows: &'a [HostRow],
+    hosts: &'a Hosts,
+) -> impl Iterator<Item = HostLine<'a>> {
+    rows.iter().map(|row| {
+        let Series {
+            remote,
+            direction,
+            protocol,
+            port,
+        } = row.series;
+        HostLine::new(hosts.name(remote), direction, protocol, port, row.states)
+    })
 }
 
-fn json(out: &mut impl Write, rows: &[HostRow], hosts: &Hosts) -> io::Result<()> {
-    for row in rows {
-        let [opening, open, closing, closed] = row.states;
-        let object = JsonRow {
-            host: &hosts.name(row.series.remote),
-            direction: row.series.direction.as_str(),
-            protocol: row.series.protocol.as_str(),
-            port: row.series.port,
+fn json<'a>(out: &mut dyn Write, mut lines: impl Iterator<Item = HostLine<'a>>) -> io::Result<()> {
+    lines.try_for_each(|line| {
+        serde_json::to_writer(&mut *out, &line)?;
+        out.write_all(b"\n")
+    })
+}
+
+fn table<'a>(out: &mut dyn Write, lines: impl Iterator<Item = HostLine<'a>>) -> io::Result<()> {
+    let mut columns = Columns::new([
+        Head::Words("REMOTE HOST"),
+        Head::Words("DIRECTION"),
+        Head::Words("PROTOCOL"),
+        Head::Number("PORT"),
+        Head::Number("OPENING"),
+        Head::Number("OPEN"),
+        Head::Number("CLOSING"),
+        Head::Number("CLOSED"),
+    ]);
+    for line in lines {
+        let [opening, open, closing, closed] = line.states().map(|number| number.to_string());
+        columns.add([
+            line.host.into_owned(),
+            line.direction.into_owned(),
+            line.protocol.into_owned(),
+            line.port.map_or_else(String::new, |port| port.to_string()),
             opening,
             open,
             closing,
             closed,
-        };
-        serde_json::to_writer(&mut *out, &object)?;
-        out.write_all(b"\n")?;
+        ]);
     }
-    Ok(())
-}
-
-/// Columns as wide as their widest cell; hosts and words to the left, numbers to
-/// the right.
-fn table(out: &mut impl Write, rows: &[HostRow], hosts: &Hosts, ports: bool) -> io::Result<()> {
-    const HOST: &str = "REMOTE HOST";
-    let width = rows
-        .iter()
-        .map(|row| hosts.name(row.series.remote).chars().count())
-        .fold(HOST.len(), usize::max);
-    let line = |out: &mut dyn Write, host: &str, words: [&str; 3], numbers: [&str; 4]| {
-        let [direction, protocol, port] = words;
-        let [opening, open, closing, closed] = numbers;
-        write!(out, "{host:width$}  {direction:9}  {protocol:8}")?;
-        if ports {
-            write!(out, "  {port:>5}")?;
-        }
-        writeln!(out, "  {opening:>8}  {open:>8}  {closing:>8}  {closed:>8}")
-    };
-    line(
-        out,
-        HOST,
-        ["DIRECTION", "PROTOCOL", "PORT"],
-        ["OPENING", "OPEN", "CLOSING", "CLOSED"],
-    )?;
-    for row in rows {
-        let port = row
-            .series
-            .port
-            .map_or_else(|| "-".to_owned(), |port| port.to_string());
-        let numbers = row.states.map(|number| number.to_string());
-        line(
-            out,
-            &hosts.name(row.series.remote),
-            [
-                row.series.direction.as_str(),
-                row.series.protocol.as_str(),
-                &port,
-            ],
-            numbers.each_ref().map(String::as_str),
-        )?;
-    }
-    Ok(())
+    columns.write(out)
 }

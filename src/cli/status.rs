@@ -1,12 +1,13 @@
 //! `conntally status`: what the running daemon says of itself, its sources, outputs and
 //! listeners.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 
 use clap::{Args, ValueEnum};
 
 use super::columns::{Columns, Head, span};
 use super::logging::{self, Role};
+use super::watch::{Shape, WatchArgs};
 use super::{CliError, ConfigArgs, Verbosity, runtime};
 use crate::admin::client::{self, ClientError};
 use crate::admin::status::{CollectorLine, Condition, Counters, DaemonLine, ListenerLine};
@@ -21,6 +22,8 @@ pub(super) struct StatusArgs {
     /// How it is printed.
     #[arg(short, long, value_enum, default_value_t)]
     format: StatusFormat,
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -39,20 +42,22 @@ pub(super) fn status(
 ) -> Result<(), CliError> {
     logging::start(Role::Command, verbosity, environment)?;
     let config = args.config.load(environment)?.config;
-    let text = runtime()?.block_on(async {
-        let mut answer = client::status(&config.admin.socket).await?;
-        let mut text = Vec::new();
-        while let Some(lines) = answer.lines().await? {
-            text.extend_from_slice(&lines);
-        }
-        Ok::<_, ClientError>(text)
-    })?;
-    let mut out = BufWriter::new(io::stdout().lock());
-    let written = match args.format {
-        StatusFormat::Json => out.write_all(&text),
-        StatusFormat::Table => Tables::read(&text)?.write(&mut out),
+    let runtime = runtime()?;
+    let shape = match args.format {
+        StatusFormat::Table => Shape::Table,
+        StatusFormat::Json => Shape::Lines,
     };
-    written.and_then(|()| out.flush()).map_err(CliError::Output)
+    args.watch.repeat(shape, |out| {
+        let text = runtime.block_on(async {
+            let answer = client::status(&config.admin.socket).await?;
+            answer.whole().await
+        })?;
+        let written = match args.format {
+            StatusFormat::Json => out.write_all(&text),
+            StatusFormat::Table => Tables::read(&text)?.write(out),
+        };
+        written.map_err(CliError::Output)
+    })
 }
 
 /// What is printed, in this order.
@@ -100,7 +105,7 @@ impl<const N: usize> Part<N> {
         }
     }
 
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         if self.columns.is_empty() {
             return Ok(());
         }
@@ -169,7 +174,7 @@ impl Tables {
         Ok(tables)
     }
 
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         for daemon in &self.daemons {
             writeln!(out, "{daemon}")?;
         }

@@ -17,7 +17,7 @@ use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::{Hosts, Remote};
-use crate::flow::{Direction, Protocol};
+use crate::flow::{ConnectionState, Direction, Protocol};
 use crate::tally::{Activity, Series, SeriesState, Tally};
 
 /// How long a place is kept at least.
@@ -47,6 +47,8 @@ pub struct Row {
     pub state: &'static str,
     /// Connections now; not zero.
     pub connections: u64,
+    /// Which of the four the state is.
+    pub general: ConnectionState,
 }
 
 /// What happened to the connections of one host since the last tick.
@@ -364,6 +366,7 @@ fn row(host: &Arc<str>, series: Series, state: SeriesState, connections: u64) ->
         port: series.port,
         state: state.as_str(),
         connections,
+        general: state.general(),
     }
 }
 

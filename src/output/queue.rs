@@ -17,6 +17,7 @@ mod outlet;
 mod tests;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -128,6 +129,7 @@ pub fn queue_of(
             open_since: None,
             spare: Vec::new(),
             timer_armed: false,
+            hurries: false,
             debt: 0,
             withheld: 0,
             merging: Merging::new(&settings),
@@ -170,6 +172,29 @@ struct Shared {
     oversized_log: LogLimit,
     settings: Settings,
     counters: Arc<OutputCounters>,
+}
+
+/// Makes an output send what waits for company. It is no sender: an output whose senders
+/// are gone ends, whoever has this.
+#[derive(Clone)]
+pub struct Flusher(Arc<Shared>);
+
+impl fmt::Debug for Flusher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Flusher").field(&self.0.output).finish()
+    }
+}
+
+impl Flusher {
+    /// All that there is now goes as soon as the receiver and the rate let it, aggregated
+    /// lines too.
+    pub fn flush(&self) {
+        let mut state = self.0.lock();
+        state.hurries = true;
+        state.merging.hurry();
+        drop(state);
+        self.0.wake.notify_one();
+    }
 }
 
 impl Shared {
@@ -219,6 +244,8 @@ struct State {
     spare: Vec<Chunk>,
     /// Whether the receiver's timer will look at the tail by itself.
     timer_armed: bool,
+    /// Whether what waits for company is to go at once.
+    hurries: bool,
     /// Bytes queued that no permit was there for.
     debt: usize,
     /// Permits that are to be kept back as they come free.

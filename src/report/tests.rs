@@ -63,6 +63,7 @@ fn row(host: &str, state: ConnectionState, connections: u64) -> Row {
         port: None,
         state: state.as_str(),
         connections,
+        general: state,
     }
 }
 

@@ -47,6 +47,7 @@ fn rows() -> Vec<Row> {
                 port: None,
                 state: state.as_str(),
                 connections: u64::from(number) + 1,
+                general: state,
             });
         }
     }

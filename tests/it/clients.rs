@@ -2,11 +2,10 @@
 //! what the collector does when it is told to.
 
 use std::io::{Read, Write};
-use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use conntally::flow::{Flow, Protocol, State, TcpState, Tuple};
+use conntally::flow::{Flow, TcpState};
 use serde_json::Value;
 
 use crate::support::daemon::{Program, configuration, conntally, daemon};
@@ -14,14 +13,7 @@ use crate::support::inject;
 use crate::support::netns::isolated;
 
 fn tcp(src_port: u16, state: TcpState) -> Flow {
-    let [src, dst] = ["192.0.2.1", "198.51.100.7"].map(|text| text.parse::<IpAddr>().unwrap());
-    let original = Tuple {
-        src,
-        dst,
-        src_port,
-        dst_port: 443,
-    };
-    inject::flow(Protocol::Tcp, State::Tcp(state), original)
+    inject::tcp(src_port, "198.51.100.7", state)
 }
 
 const OPEN: TcpState = TcpState::Established;

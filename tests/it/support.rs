@@ -14,4 +14,5 @@ pub(crate) mod proc;
 pub(crate) mod receiver;
 pub(crate) mod sender;
 pub(crate) mod tally;
+pub(crate) mod terminal;
 pub(crate) mod tools;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
-use super::Shared;
+use super::{Flusher, Shared};
 use crate::config::{LineSource, OnFull};
 use crate::output::STUCK;
 use crate::output::backlog::{OWN, Sender, SenderId};
@@ -37,6 +37,12 @@ impl Drop for Inlet {
 }
 
 impl Inlet {
+    /// What makes the output send.
+    #[must_use]
+    pub fn flusher(&self) -> Flusher {
+        Flusher(Arc::clone(&self.shared))
+    }
+
     /// Another sending end, for lines of `source`.
     #[must_use]
     pub fn for_source(&self, source: LineSource) -> Self {

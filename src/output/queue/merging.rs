@@ -60,6 +60,14 @@ impl Merging {
         due.unwrap_or(usize::MAX).min(self.backlog.contexts())
     }
 
+    /// What is merged for a while is due now.
+    pub(super) fn hurry(&mut self) {
+        let contexts = self.backlog.contexts();
+        if let Some(aggregation) = &mut self.aggregation {
+            aggregation.due = contexts;
+        }
+    }
+
     /// When more is due, if that is known.
     pub(super) fn next(&self) -> Option<Instant> {
         let next = self.aggregation.as_ref()?.next;

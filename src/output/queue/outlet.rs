@@ -64,9 +64,11 @@ impl Outlet {
                     .map(|since| since + self.shared.settings.flush_interval);
                 let due = flush_at.is_some_and(|flush_at| flush_at <= Instant::now());
                 let is_last = ended && state.merging.backlog.is_empty();
-                if let Some(chunk) = state.take(self.shared.settings.shape, is_last || due) {
+                let flushes = is_last || due || state.hurries;
+                if let Some(chunk) = state.take(self.shared.settings.shape, flushes) {
                     return Some(chunk);
                 }
+                state.hurries = self.shared.may_restock(&state);
                 if rest_until.is_none() && self.shared.may_restock(&state) {
                     continue;
                 }

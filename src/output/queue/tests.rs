@@ -8,6 +8,7 @@ use crate::config::Format;
 use crate::output::backlog::OWN;
 use crate::output::payload::{Delimiter, count_lines};
 
+mod flushing;
 mod merging;
 
 const FLUSH: Duration = Duration::from_millis(100);

@@ -86,6 +86,18 @@ pub(crate) fn flow(protocol: Protocol, state: State, original: Tuple) -> Flow {
     }
 }
 
+/// A TCP connection that neither end of is here, from 192.0.2.1 and this port to port 443
+/// of a host.
+pub(crate) fn tcp(src_port: u16, host: &str, state: TcpState) -> Flow {
+    let original = Tuple {
+        src: Ipv4Addr::new(192, 0, 2, 1).into(),
+        dst: host.parse().unwrap(),
+        src_port,
+        dst_port: 443,
+    };
+    flow(Protocol::Tcp, State::Tcp(state), original)
+}
+
 /// The `n`th IPv4 client, a port of it for each 16 million, and one of `hosts` servers.
 pub(crate) fn v4(n: u32, hosts: u32) -> Tuple {
     Tuple {

@@ -3,14 +3,14 @@
 use super::*;
 
 /// A queue that merges, and its lines so far.
-fn merging(settings: Settings) -> Ends {
+pub(super) fn merging(settings: Settings) -> Ends {
     ends_of(Settings {
         flush_interval: FLUSH,
         ..settings
     })
 }
 
-fn usual() -> Settings {
+pub(super) fn usual() -> Settings {
     Settings::of(Shape {
         limit: 1432,
         delimiter: Delimiter::Newline,
@@ -18,7 +18,7 @@ fn usual() -> Settings {
 }
 
 /// What is ready to be sent now.
-async fn ready(ends: &mut Ends) -> String {
+pub(super) async fn ready(ends: &mut Ends) -> String {
     let mut sent = Vec::new();
     while let Ok(Some(chunk)) = timeout(FLUSH, ends.outlet.recv()).await {
         take(ends, chunk, &mut sent);
