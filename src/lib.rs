@@ -15,6 +15,7 @@
 //! counter, and every drop has a reason. What a process leaves to the one that takes its
 //! place is in [`handover`].
 
+pub mod accounts;
 pub mod address;
 pub mod admin;
 pub mod agent;
@@ -38,6 +39,7 @@ pub mod netns;
 pub mod output;
 mod rate;
 pub mod report;
+pub mod sandbox;
 pub mod sockets;
 pub mod tally;
 pub mod telemetry;

@@ -41,6 +41,7 @@ use self::socket::SocketFile;
 use self::stream::Acceptor;
 pub use self::stream::Peer;
 pub use self::tracker::{Client, Tracker};
+use crate::accounts::AccountError;
 use crate::address::{Address, HostPort};
 use crate::config;
 use crate::forward::{Forward, ForwardError};
@@ -101,12 +102,12 @@ pub enum ListenError {
         source: io::Error,
     },
     /// The owner is not known.
-    #[error("cannot listen on {address}: owner: {reason}")]
+    #[error("cannot listen on {address}: owner: {source}")]
     Owner {
         /// Where.
         address: Address,
         /// What is wrong with it.
-        reason: String,
+        source: AccountError,
     },
     /// `allow_uids` where users are unknown.
     #[error(
@@ -276,6 +277,19 @@ impl Listener {
             pressure: Arc::default(),
             kind,
         })
+    }
+
+    /// Binds a socket for a listener that is opened later ([`Listener::open`]), when the
+    /// process may no longer bind it. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// As for [`Listener::bind`].
+    pub async fn bind_ahead(config: &config::Listener) -> Result<handover::Listener, ListenError> {
+        let bound = Bound::new(config).await?;
+        if let Socket::Datagrams(socket) = &bound.socket {
+            size_buffer(socket, config, &config.address);
+        }
+        bound.leave(&config.address)
     }
 
     /// The same, reading only as fast as memory allows.

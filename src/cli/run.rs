@@ -23,6 +23,7 @@ use crate::agent::{self, AgentError, Control, Ended};
 use crate::config::{Config, Environment};
 use crate::handover::{self, HandoverError, Inherited, Legacy, Program};
 use crate::listen::{Pressure, allow_descriptors};
+use crate::sandbox::{self, Standing};
 
 /// Name lookups and standard output are all that blocks, at most one for each output;
 /// threads are made when they are needed, and end when they are not.
@@ -43,6 +44,7 @@ pub(super) fn run(
     } else {
         info!(version, files = ?loaded.files, "conntally starts");
     }
+    let program = Program::of_process().ok();
     let mut config = loaded.config;
     note(&config);
     if let Some((wanted, allowed)) = allow_descriptors(&config.listeners) {
@@ -54,13 +56,17 @@ pub(super) fn run(
              waits"
         );
     }
+    let (standing, left) = sandbox::enter(&config, &loaded.files, environment, inherited)?;
+    inherited = left;
+    // From here on there may be threads.
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .build()
         .map_err(CliError::Start)?;
     let process = Process {
-        program: Program::of_process().ok(),
+        program: program.map(|program| program.told(standing.variable())),
+        standing,
         args,
         environment,
         pressure: Arc::default(),
@@ -138,6 +144,8 @@ struct Process<'a> {
     program: Option<Program>,
     args: &'a ConfigArgs,
     environment: &'a Environment,
+    /// What it may still do.
+    standing: Standing,
     /// A reload gives no memory back.
     pressure: Arc<Pressure>,
 }
@@ -226,6 +234,14 @@ impl Process<'_> {
         };
         if loaded.config == *config {
             info!("SIGHUP: the configuration has not changed");
+            return None;
+        }
+        let forbidden = self.standing.forbids(&loaded.config, &loaded.files);
+        if !forbidden.is_empty() {
+            error!(
+                what = forbidden.join("; "),
+                "SIGHUP: the new configuration needs a restart; it stays as it was"
+            );
             return None;
         }
         info!(files = ?loaded.files, "SIGHUP: goes on with the new configuration");

@@ -82,6 +82,24 @@ impl Bound {
         }
     }
 
+    /// Leaves the socket to [`Bound::inherited`].
+    pub(super) fn leave(self, address: &Address) -> Result<handover::Listener, ListenError> {
+        let socket = match self.socket {
+            Socket::Streams(acceptor) => acceptor.into_descriptor(),
+            Socket::Datagrams(socket) => socket.into_descriptor(),
+        };
+        Ok(handover::Listener {
+            address: address.to_string(),
+            socket: socket.map_err(|source| ListenError::System {
+                address: address.clone(),
+                action: "hand on the socket",
+                source,
+            })?,
+            file: self.file.map(SocketFile::leave),
+            connections: Vec::new(),
+        })
+    }
+
     /// Takes the socket that was left for this address, and its connections.
     pub(super) fn inherited(
         address: &Address,

@@ -33,6 +33,7 @@ mod prometheus;
 mod real_clients;
 mod real_receivers;
 mod reload;
+mod sandbox;
 mod snapshot;
 mod sockets;
 mod spool;
