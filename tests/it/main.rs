@@ -30,6 +30,7 @@ mod output;
 mod packaging;
 mod pressure;
 mod prometheus;
+mod readme;
 mod real_clients;
 mod real_receivers;
 mod reload;
