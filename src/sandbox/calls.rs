@@ -130,8 +130,10 @@ const NAMESPACES: [libc::c_int; 7] = [
 
 /// Writing into a terminal as if its user typed: what comes of it, the shell that started us
 /// would execute.
-const TERMINAL: [u64; 2] = [libc::TIOCSTI, TIOCLINUX];
-/// `TIOCLINUX` (`asm-generic/ioctls.h`).
+const TERMINAL: [u64; 2] = [TIOCSTI, TIOCLINUX];
+/// `asm-generic/ioctls.h`.
+const TIOCSTI: u64 = 0x5412;
+/// `asm-generic/ioctls.h`.
 const TIOCLINUX: u64 = 0x541C;
 
 /// Refuses them from now on.
