@@ -24,7 +24,8 @@ use tokio::runtime::{Builder, Runtime};
 use crate::admin::client::ClientError;
 use crate::agent::AgentError;
 use crate::collector::CollectorError;
-use crate::config::{self, ConfigError, Environment, Loaded};
+use crate::config::{self, ConfigError, Environment, Loaded, Scope};
+use crate::sandbox::SandboxError;
 
 /// Where the configuration is when `--config` does not say.
 const DEFAULT_CONFIG: &str = "/etc/conntally/conntally.toml";
@@ -107,11 +108,12 @@ impl ConfigArgs {
     }
 
     fn load(&self, environment: &Environment) -> Result<Loaded, ConfigError> {
-        match &self.config {
-            Some(path) => config::load(path, environment),
-            None if Path::new(DEFAULT_CONFIG).exists() => {
-                config::load(Path::new(DEFAULT_CONFIG), environment)
-            }
+        self.load_in(Scope::Text, environment)
+    }
+
+    fn load_in(&self, scope: Scope, environment: &Environment) -> Result<Loaded, ConfigError> {
+        match self.path() {
+            Some(path) => config::load(&path, environment, scope),
             None => config::built_in(environment),
         }
     }
@@ -155,6 +157,14 @@ enum CliError {
     #[error(transparent)]
     Agent(#[from] AgentError),
     #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// Of each, its key and why.
+    #[error("{0}")]
+    Unreached(String),
+    /// One line for each key.
+    #[error("the configuration needs a restart of conntally: {0}")]
+    Restart(String),
+    #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
     NoTerminal(#[from] top::NoTerminal),
@@ -174,14 +184,16 @@ impl CliError {
                 io::ErrorKind::PermissionDenied => Exit::Permission,
                 _ => Exit::Config,
             },
-            Self::Config(ConfigError::Wrong(_)) | Self::Client(ClientError::Wrong(_)) => {
-                Exit::Config
-            }
+            Self::Config(ConfigError::Wrong(_))
+            | Self::Client(ClientError::Wrong(_))
+            | Self::Restart(_)
+            | Self::Sandbox(SandboxError::Account(_)) => Exit::Config,
             Self::Log(_) | Self::NoTerminal(_) => Exit::Usage,
             Self::Collector(error) | Self::Agent(AgentError::Collector(error)) => {
                 of_collector(error)
             }
             Self::Agent(error) if error.is_permission() => Exit::Permission,
+            Self::Sandbox(error) if error.is_permission() => Exit::Permission,
             Self::Client(ClientError::NotRunning(_) | ClientError::Off) => Exit::NotRunning,
             Self::Client(ClientError::Permission(_)) => Exit::Permission,
             // Whoever read our output has seen enough.
@@ -192,6 +204,8 @@ impl CliError {
                 Exit::Permission
             }
             Self::Agent(_)
+            | Self::Sandbox(_)
+            | Self::Unreached(_)
             | Self::Client(_)
             | Self::Output(_)
             | Self::Write { .. }

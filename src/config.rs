@@ -8,6 +8,7 @@ mod admin;
 mod changes;
 mod collector;
 mod environment;
+mod host;
 mod hosts;
 mod listener;
 mod load;
@@ -15,6 +16,7 @@ mod memory;
 mod output;
 mod place;
 mod report;
+mod sandbox;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -27,11 +29,12 @@ pub use self::collector::{Collector, CollectorMode, Family, SourceChoice};
 pub use self::environment::Environment;
 pub use self::hosts::{Hosts, Names, NatView, PublicInbound};
 pub use self::listener::{Framing, Listener, OriginChoice, ReceiveBuffer};
-pub use self::load::{ConfigError, Loaded, built_in, load, parse};
+pub use self::load::{ConfigError, Loaded, Scope, built_in, load, parse};
 pub use self::memory::{Memory, MemoryLimit};
 pub use self::output::{Format, GroupMode, LineSource, OnFull, Output};
 pub use self::place::{File, Place, Wrong};
 pub use self::report::{Report, StateView};
+pub use self::sandbox::Sandbox;
 pub use self::units::{
     Aggregate, Burst, ByteRate, ByteSize, FileMode, Interval, Mark, MarkFilter, Owner, UnitError,
 };
@@ -47,6 +50,11 @@ pub struct Config {
     pub tags: Vec<String>,
     /// The reporting host's name; empty means the system's.
     pub hostname: String,
+    /// Who the daemon becomes once it has opened what takes rights; empty means whoever
+    /// starts it.
+    pub user: Owner,
+    /// What else the daemon gives up then. Defaults to auto.
+    pub sandbox: Sandbox,
     /// Where connections are read from.
     pub collector: Collector,
     /// What a connection's remote host is, and how many are told apart.
@@ -71,6 +79,8 @@ impl Default for Config {
             interval: Interval::from_secs(10),
             tags: Vec::new(),
             hostname: String::new(),
+            user: Owner::default(),
+            sandbox: Sandbox::Auto,
             collector: Collector::default(),
             hosts: Hosts::default(),
             report: Report::default(),

@@ -12,9 +12,40 @@
 //!
 //! Two straight pipelines that meet at [`output`]. Data moves one way through
 //! bounded channels; a stage ends because its senders are gone; every arrow has a
-//! counter, and every drop has a reason. What a process leaves to the one that takes its
-//! place is in [`handover`].
+//! counter, and every drop has a reason.
+//!
+//! # The stages
+//!
+//! - **Collector** ([`collector`], a thread for each network namespace): asks the kernel at each
+//!   tick, by [`conntrack`] or [`sockets`], both over [`netlink`]; [`hosts`] says which end of a
+//!   [`flow`] is the remote one and what it is called, [`tally`] counts. A dump blocks its caller
+//!   for as long as the kernel walks its table, so that none of this is on the runtime.
+//! - **Report** ([`report`]): turns what the tick's snapshot and [`telemetry`] tell into lines.
+//! - **Listeners** ([`listen`]): accept, cut [`frame`]s, check each [`message`], let [`forward`]
+//!   edit it, and hand on whole batches. Room in the outputs' queues is reserved before a
+//!   read: a full output holds its senders up, and nothing piles up in between.
+//! - **Outputs** ([`output`]): a bounded queue, behind it a backlog in which lines are merged by
+//!   context, payloads, the rate, and the connection with its pauses.
+//! - **Admin** ([`admin`]): answers whoever asks how all of this is, and scrapes.
+//!
+//! All but the collectors run on one thread; what would block it, as looking up a name,
+//! has threads of its own.
+//!
+//! # A process's life
+//!
+//! [`cli`] reads arguments and [`config`] the file. [`sandbox`] then gives up what the
+//! configuration does not need, while the process has one thread. [`agent`] wires the stages,
+//! starts them, and stops them in the order of the flow. A reload and a new program go one
+//! way: the stages stop where they are and leave their sockets and what was not sent to
+//! whoever goes on, this process or the next ([`handover`]).
+//!
+//! # What always holds
+//!
+//! Each output's lines = sent + merged + dropped + spooled + held. Every flow ends once. Every
+//! queue is bounded, every wait ends by itself or by a cancellation, and what others send
+//! is never the end of more than their own connection.
 
+pub mod accounts;
 pub mod address;
 pub mod admin;
 pub mod agent;
@@ -39,6 +70,7 @@ pub mod netns;
 pub mod output;
 mod rate;
 pub mod report;
+pub mod sandbox;
 pub mod sockets;
 pub mod tally;
 pub mod telemetry;

@@ -42,6 +42,7 @@ use self::socket::SocketFile;
 use self::stream::Acceptor;
 pub use self::stream::Peer;
 pub use self::tracker::{Client, Tracker};
+use crate::accounts::AccountError;
 use crate::address::{Address, HostPort};
 use crate::config;
 use crate::forward::{Forward, ForwardError};
@@ -101,12 +102,12 @@ pub enum ListenError {
         source: io::Error,
     },
     /// The owner is not known.
-    #[error("cannot listen on {address}: owner: {reason}")]
+    #[error("cannot listen on {address}: owner: {source}")]
     Owner {
         /// Where.
         address: Address,
         /// What is wrong with it.
-        reason: String,
+        source: AccountError,
     },
     /// `allow_uids` where users are unknown.
     #[error(
@@ -152,22 +153,6 @@ pub struct Ends {
     /// When it ends, it is to leave what it has to the process that takes our place: to be
     /// cancelled before `stop` is.
     pub leave: CancellationToken,
-}
-
-/// Gives a socket the buffer that the configuration asks for, and says what it came to.
-fn size_buffer(socket: &datagram::Socket, config: &config::Listener, address: &Address) {
-    let Some(asked) = config.receive_buffer.0 else {
-        return;
-    };
-    socket.ask_for_buffer(asked.as_usize());
-    match socket.buffer_bytes() {
-        Some(granted) if granted < asked.0 => tracing::warn!(
-            %address, asked = asked.0, granted,
-            "the kernel grants less than receive_buffer: raise net.core.rmem_max, or give CAP_NET_ADMIN"
-        ),
-        Some(granted) => tracing::info!(%address, granted, "receive buffer"),
-        None => {}
-    }
 }
 
 /// What is left of a listener: its newest socket, those before it, and what they have of
@@ -238,12 +223,7 @@ impl Listener {
             Some(left) => Bound::inherited(config, left)?,
             None => (Bound::new(config).await?, Vec::new()),
         };
-        let Bound {
-            socket,
-            file,
-            local,
-        } = bound;
-        let local = local.map(|local| HostPort {
+        let local = bound.local.map(|local| HostPort {
             host: local.ip().to_string(),
             port: local.port(),
         });
@@ -254,10 +234,8 @@ impl Listener {
         };
         let connections = Some(inherited.len()).filter(|&connections| connections > 0);
         tracing::info!(connections, %address, "listening");
-        if let Socket::Datagrams(sockets) = &socket {
-            let size = |socket| size_buffer(socket, config, &address);
-            sockets.iter().for_each(size);
-        }
+        bound.size_buffers(config, &address);
+        let Bound { socket, file, .. } = bound;
         let tracker = Arc::new(Tracker::default());
         let senders = Senders::new(forward, config.origin);
         let kind = match socket {
@@ -284,6 +262,17 @@ impl Listener {
             pressure: Arc::default(),
             kind,
         })
+    }
+
+    /// Binds a socket for a listener that is opened later ([`Listener::open`]), when the
+    /// process may no longer bind it. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// As for [`Listener::bind`].
+    pub async fn bind_ahead(config: &config::Listener) -> Result<handover::Listener, ListenError> {
+        let bound = Bound::new(config).await?;
+        bound.size_buffers(config, &config.address);
+        bound.leave(&config.address)
     }
 
     /// The same, reading only as fast as memory allows.

@@ -191,7 +191,7 @@ impl Netns {
     }
 
     /// Where it may be, the likeliest first.
-    fn paths(&self) -> impl Iterator<Item = PathBuf> + use<'_> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = PathBuf> + use<'_> {
         let is_path = self.text.starts_with('/');
         let directories = DIRECTORIES.iter().map(Path::new);
         is_path

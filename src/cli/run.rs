@@ -22,9 +22,10 @@ use super::{CliError, ConfigArgs, Verbosity};
 use crate::admin::Controls;
 use crate::admin::reload::{self, Asker, Askers, ReloadError, Reloaded};
 use crate::agent::{self, AgentError, Control, Ended};
-use crate::config::{Config, ConfigError, Environment};
+use crate::config::{Config, Environment};
 use crate::handover::{self, HandoverError, Inherited, Legacy, Program};
 use crate::listen::{Pressure, allow_descriptors};
+use crate::sandbox::{self, Standing};
 
 /// Tasks run before the kernel is asked who else has something to say: where some wake each
 /// other without end, the runtime's 61 would be as many reads of 64 KiB.
@@ -50,6 +51,7 @@ pub(super) fn run(
     } else {
         info!(version, files = ?loaded.files, "conntally starts");
     }
+    let program = Program::of_process().ok();
     let mut config = loaded.config;
     note(&config);
     if let Some((wanted, allowed)) = allow_descriptors(&config.listeners) {
@@ -61,6 +63,9 @@ pub(super) fn run(
              waits"
         );
     }
+    let (standing, left) = sandbox::enter(&config, &loaded.files, environment, inherited)?;
+    inherited = left;
+    // From here on there may be threads.
     let runtime = Builder::new_current_thread()
         .enable_all()
         .event_interval(TASKS_PER_LOOK)
@@ -68,7 +73,8 @@ pub(super) fn run(
         .build()
         .map_err(CliError::Start)?;
     let process = Process {
-        program: Program::of_process().ok(),
+        program: program.map(|program| program.told(standing.variable())),
+        standing,
         args,
         environment,
         pressure: Arc::default(),
@@ -153,6 +159,8 @@ struct Process<'a> {
     program: Option<Program>,
     args: &'a ConfigArgs,
     environment: &'a Environment,
+    /// What it may still do.
+    standing: Standing,
     /// A reload gives no memory back.
     pressure: Arc<Pressure>,
     controls: Controls,
@@ -243,8 +251,7 @@ impl Process<'_> {
                         if let Some(asker) = waits {
                             let changed = Vec::new();
                             let unchanged = |_: Option<_>| Reloaded { changed };
-                            let wrong = |error: ConfigError| ReloadError::Wrong(error.to_string());
-                            asker.tell(read.map(unchanged).map_err(wrong));
+                            asker.tell(read.map(unchanged));
                         }
                         continue;
                     };
@@ -274,14 +281,23 @@ impl Process<'_> {
     }
 
     /// The configuration and the keys that have changed in it, if any have.
-    fn read_anew(&self, config: &Config) -> Result<Option<(Config, Vec<String>)>, ConfigError> {
-        let loaded = self.args.load(self.environment);
-        let loaded = loaded.inspect_err(|error| {
+    fn read_anew(&self, config: &Config) -> Result<Option<(Config, Vec<String>)>, ReloadError> {
+        let loaded = self.args.load(self.environment).map_err(|error| {
             error!(%error, "reload: the configuration stays as it was");
+            ReloadError::Wrong(error.to_string())
         })?;
         if loaded.config == *config {
             info!("reload: the configuration has not changed");
             return Ok(None);
+        }
+        let forbidden = self.standing.forbids(&loaded.config, &loaded.files);
+        if !forbidden.is_empty() {
+            let what = forbidden.join("; ");
+            error!(
+                what,
+                "reload: the new configuration needs a restart; it stays as it was"
+            );
+            return Err(ReloadError::Refused(format!("needs a restart: {what}")));
         }
         let changed = config.changes(&loaded.config);
         info!(files = ?loaded.files, ?changed, "reload: goes on with the new configuration");

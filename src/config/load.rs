@@ -66,11 +66,30 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
 }
 
+/// Where mistakes are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// In the configuration itself.
+    Text,
+    /// And in what this host lacks of what it names.
+    Host,
+}
+
+impl Scope {
+    fn mistakes(self, config: &Config) -> Vec<Mistake> {
+        let mut found = config.mistakes();
+        if self == Self::Host {
+            found.extend(config.mistakes_on_host());
+        }
+        found
+    }
+}
+
 /// Reads `path` and `conf.d/*.toml` beside it, in order.
 ///
 /// # Errors
 /// Fails when a file cannot be read, and with every mistake that was found.
-pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigError> {
+pub fn load(path: &Path, environment: &Environment, scope: Scope) -> Result<Loaded, ConfigError> {
     let mut files = vec![read(path)?];
     let directory = path
         .parent()
@@ -79,7 +98,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
     for path in fragments(&directory)? {
         files.push(read(&path)?);
     }
-    let config = parse(&files, environment).map_err(ConfigError::Wrong)?;
+    let config = parse_in(scope, &files, environment).map_err(ConfigError::Wrong)?;
     Ok(Loaded {
         config,
         files: files.into_iter().map(|file| file.path).collect(),
@@ -176,6 +195,10 @@ fn fragments(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 /// # Errors
 /// Returns every mistake that was found.
 pub fn parse(files: &[File], environment: &Environment) -> Result<Config, Vec<Wrong>> {
+    parse_in(Scope::Text, files, environment)
+}
+
+fn parse_in(scope: Scope, files: &[File], environment: &Environment) -> Result<Config, Vec<Wrong>> {
     let sources = Sources::new(files);
     let mut wrong = Vec::new();
     let mut tree = DeTable::new();
@@ -237,7 +260,7 @@ pub fn parse(files: &[File], environment: &Environment) -> Result<Config, Vec<Wr
     // What was taken out for being wrong has its default now: a mistake that
     // follows from that alone would mislead.
     if wrong.is_empty() {
-        wrong.extend(config.mistakes().into_iter().map(|mistake: Mistake| Wrong {
+        wrong.extend(scope.mistakes(&config).into_iter().map(|mistake| Wrong {
             place: find(&whole, &mistake.key).and_then(|span| sources.place(span)),
             message: mistake.to_string(),
         }));

@@ -73,6 +73,12 @@ impl Config {
             found.add("interval", "must be at least 100ms");
         }
         found.tags("tags", &self.tags);
+        if self.user.user.is_empty() && !self.user.group.is_empty() {
+            found.add(
+                "user",
+                format!("\"{}\" names no user: write \"user:group\"", self.user),
+            );
+        }
         self.check_collector(&mut found);
         self.check_hosts(&mut found);
         let prefix = &self.report.prefix;

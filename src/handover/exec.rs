@@ -53,6 +53,8 @@ pub enum HandoverError {
 pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
+    /// What else it is told by its environment.
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Program {
@@ -64,7 +66,15 @@ impl Program {
         Ok(Self {
             path: std::env::current_exe()?,
             arguments: std::env::args_os().skip(1).collect(),
+            variables: Vec::new(),
         })
+    }
+
+    /// The same, told this by its environment.
+    #[must_use]
+    pub fn told(mut self, variable: Option<(&'static str, String)>) -> Self {
+        self.variables.extend(variable);
+        self
     }
 
     /// Makes sure that the program at the path runs, and takes the configuration. Blocks for
@@ -75,6 +85,7 @@ impl Program {
     pub fn check(&self, config: Option<&Path>) -> Result<(), HandoverError> {
         let mut command = Command::new(&self.path);
         command.arg("check").stdin(Stdio::null());
+        command.envs(self.variables.iter().cloned());
         if let Some(config) = config {
             command.arg("--config").arg(config);
         }
@@ -116,6 +127,7 @@ impl Program {
         hold_signals();
         let error = Command::new(&self.path)
             .args(&self.arguments)
+            .envs(self.variables.iter().cloned())
             .env(VARIABLE, left)
             .exec();
         release_signals();

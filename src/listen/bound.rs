@@ -7,10 +7,10 @@ use std::path::Path;
 
 use tokio::net::{TcpListener, UdpSocket, UnixDatagram};
 
-use super::ListenError;
 use super::datagram;
 use super::socket::{self, Place, SocketFile};
 use super::stream::Acceptor;
+use super::{ListenError, left};
 use crate::address::Address;
 use crate::config;
 use crate::handover;
@@ -86,6 +86,44 @@ impl Bound {
             socket: Socket::Datagrams(vec![datagram::Socket::Udp(socket)]),
             file: None,
         }
+    }
+
+    /// Gives datagram sockets the buffer that the configuration asks for, and says what it
+    /// came to.
+    pub(super) fn size_buffers(&self, config: &config::Listener, address: &Address) {
+        let (Socket::Datagrams(sockets), Some(asked)) = (&self.socket, config.receive_buffer.0)
+        else {
+            return;
+        };
+        for socket in sockets {
+            socket.ask_for_buffer(asked.as_usize());
+            match socket.buffer_bytes() {
+                Some(granted) if granted < asked.0 => tracing::warn!(
+                    %address, asked = asked.0, granted,
+                    "the kernel grants less than receive_buffer: raise net.core.rmem_max, or give \
+                     CAP_NET_ADMIN"
+                ),
+                Some(granted) => tracing::info!(%address, granted, "receive buffer"),
+                None => {}
+            }
+        }
+    }
+
+    /// Leaves the socket to [`Bound::inherited`].
+    pub(super) fn leave(self, address: &Address) -> Result<handover::Listener, ListenError> {
+        let name = address.to_string();
+        let left = match self.socket {
+            Socket::Streams(acceptor) => (acceptor.into_descriptors())
+                .map(|descriptors| Some(left(name, descriptors, self.file))),
+            Socket::Datagrams(sockets) => Ok(datagram::leave(sockets, self.file, &name)),
+        };
+        let none = || io::Error::other("there is none");
+        left.and_then(|left| left.ok_or_else(none))
+            .map_err(|source| ListenError::System {
+                address: address.clone(),
+                action: "hand on the socket",
+                source,
+            })
     }
 
     /// Takes the socket that was left for this address, and its connections.

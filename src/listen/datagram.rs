@@ -20,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 pub(super) use self::envelope::Tells;
 use self::envelope::{Credentials, Envelope, Whom};
-pub(super) use self::renewed::Sockets;
+pub(super) use self::renewed::{Sockets, leave};
 pub(super) use self::socket::{Socket, ask};
 use super::intake::{Batch, READ_BYTES, Scratch, Sender, Stage, Turn};
 use super::pressure::Keep;

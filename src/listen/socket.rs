@@ -22,6 +22,7 @@ pub(super) use self::left::{tcp_listener, unix_listener};
 use self::lock::DirectoryLock;
 use super::ListenError;
 use super::datagram::{self, Tells};
+use crate::accounts::ids;
 use crate::address::{Address, HostPort};
 use crate::config::{FileMode, Owner};
 
@@ -86,9 +87,9 @@ impl Place {
     ) -> Result<(T, SocketFile), ListenError> {
         let errors = Errors(&self.address);
         let socket = socket.map_err(errors.while_doing("open a socket"))?;
-        let owner = ids(&self.owner).map_err(|reason| ListenError::Owner {
+        let owner = ids(&self.owner).map_err(|source| ListenError::Owner {
             address: self.address.clone(),
-            reason,
+            source,
         })?;
         let found = self.look(&self.path, kind)?;
         // The file gets the mode of the socket that is bound (unix(7)): no one comes
@@ -276,65 +277,5 @@ impl<'a> Errors<'a> {
                 source,
             },
         }
-    }
-}
-
-/// The numbers of an owner's user and group; `None` leaves the process's own.
-fn ids(owner: &Owner) -> Result<(Option<u32>, Option<u32>), String> {
-    Ok((
-        lookup(&owner.user, "user", "/etc/passwd")?,
-        lookup(&owner.group, "group", "/etc/group")?,
-    ))
-}
-
-fn lookup(name: &str, what: &str, file: &str) -> Result<Option<u32>, String> {
-    if name.is_empty() {
-        return Ok(None);
-    }
-    if let Ok(id) = name.parse() {
-        return Ok(Some(id));
-    }
-    let table = fs::read_to_string(file).map_err(|error| format!("cannot read {file}: {error}"))?;
-    find_id(&table, name)
-        .map(Some)
-        .ok_or_else(|| format!("there is no {what} {name:?} in {file}"))
-}
-
-/// The third column of the line that begins with the name: `passwd(5)`, `group(5)`.
-fn find_id(table: &str, name: &str) -> Option<u32> {
-    table.lines().find_map(|line| {
-        let mut columns = line.split(':');
-        if columns.next() != Some(name) {
-            return None;
-        }
-        columns.nth(1)?.parse().ok()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_owner_is_a_name_or_a_number_or_left_out() {
-        for (text, user, group) in [
-            ("", None, None),
-            ("root", Some(0), None),
-            ("root:root", Some(0), Some(0)),
-            (":root", None, Some(0)),
-            ("1000:1001", Some(1000), Some(1001)),
-        ] {
-            assert_eq!(ids(&text.parse().unwrap()), Ok((user, group)), "{text}");
-        }
-        let error = ids(&"root:no-such-group".parse().unwrap()).unwrap_err();
-        assert_eq!(error, "there is no group \"no-such-group\" in /etc/group");
-    }
-
-    #[test]
-    fn an_id_is_the_third_column() {
-        let table = "root:x:0:0::/root:/bin/sh\nbroken\nweb:x:33:33::/:\n";
-        assert_eq!(find_id(table, "web"), Some(33));
-        assert_eq!(find_id(table, "broken"), None);
-        assert_eq!(find_id(table, "we"), None);
     }
 }

@@ -100,6 +100,20 @@ impl Transport {
         socket.map(|socket| Self { socket, file })
     }
 
+    /// Whether a receiver can be reached now. One over UDP that says nothing counts as reached.
+    ///
+    /// # Errors
+    ///
+    /// When the name is not known, or nobody answers in time.
+    pub async fn probe(address: &Address) -> Result<(), ConnectError> {
+        let mut transport = Self::connect(address, &OwnListeners::default()).await?;
+        if let Socket::Udp(udp) = &mut transport.socket {
+            let probed = udp.probe().await;
+            probed.map_err(|source| ConnectError::to(address, source))?;
+        }
+        Ok(())
+    }
+
     /// The same, that is to show with its first payload that somebody listens, where that
     /// does not show before.
     #[must_use]

@@ -17,7 +17,10 @@ fn text(path: &str) -> String {
 /// `check`s a configuration where the environment has these variables.
 fn check(config: &Path, variables: &[(&str, &str)]) -> Ended {
     let mut command = clean(binary());
-    command.arg("check").arg("--config").arg(config);
+    // The user and the directories of packages are not here.
+    command
+        .args(["check", "--file-only", "--config"])
+        .arg(config);
     command.envs(variables.iter().copied());
     Program::start(&mut command).wait()
 }

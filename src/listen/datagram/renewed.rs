@@ -110,7 +110,7 @@ impl Sockets {
 }
 
 /// Leaves the sockets, and what is queued in them, to the process that takes our place.
-fn leave(
+pub(in crate::listen) fn leave(
     sockets: Vec<Socket>,
     file: Option<SocketFile>,
     address: &str,

@@ -123,6 +123,22 @@ impl Udp {
         }
     }
 
+    /// Sends an empty datagram, which means nothing to a receiver, to each address until one
+    /// does not refuse it.
+    pub(super) async fn probe(&mut self) -> io::Result<()> {
+        loop {
+            self.socket.send(&[]).await?;
+            self.refusal().await;
+            let Some(error) = self.socket.take_error()? else {
+                return Ok(());
+            };
+            self.refusals += 1;
+            if !self.next_address().await? {
+                return Err(error);
+            }
+        }
+    }
+
     /// Takes the next address after a refusal, if there is one that has not refused too.
     pub(super) async fn next_address(&mut self) -> io::Result<bool> {
         if self.refusals >= self.addresses.len() {
