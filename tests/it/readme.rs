@@ -15,12 +15,13 @@ const TEST: &str = "every_command_of_the_readme_runs";
 
 /// The first lines of the blocks of commands, in their order. Whoever writes another adds it
 /// here, once the tree has what it takes (`readme/tree`).
-const BLOCKS: [&str; 11] = [
+const BLOCKS: [&str; 12] = [
     "$ conntally snapshot",
     "sudo apt install ./conntally_0.1.0-1_amd64.deb  # or: sudo dnf install ./conntally-0.1.0-1.x86_64.rpm",
     "sudo systemctl stop conntally",
     "cargo run --release -- run      # counts this host's connections, prints metric lines each tick",
     "python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.connect(\"/run/conntally/dsd_stream.socket\"); s.sendall(b\"page.views:1|c|#page:home\\n\")'",
+    "$ conntally top",
     "$ conntally connections --host db-primary,10.0.0.0/8 --state opening",
     "$ conntally status",
     "$ conntally clients --sort bad-lines --top 2",
@@ -112,7 +113,15 @@ fn every_command_of_the_readme_runs() {
     if !rustix::process::geteuid().is_root() {
         return skip(TEST, "not root");
     }
-    let programs = ["unshare", "conntrack", "curl", "setcap", "python3", "nft"];
+    let programs = [
+        "unshare",
+        "conntrack",
+        "curl",
+        "setcap",
+        "python3",
+        "nft",
+        "tmux",
+    ];
     isolated(&programs, || {
         track();
         run("ip address add 10.0.0.1/32 dev lo");
@@ -148,10 +157,10 @@ fn every_command_of_the_readme_runs() {
             }
         }
         let row = "syn_sent tcp outbound 10.0.0.7 10.0.0.1:40001 10.0.0.7:5432";
-        assert!(parts[5].lines().any(|line| words(line) == row), "{said}");
+        assert!(parts[6].lines().any(|line| words(line) == row), "{said}");
         assert!(parts[0].contains("conntrack.connections:1|g|"), "{said}");
         assert!(
-            parts[10 + 1].contains("\npage.views:1|c|#page:home"),
+            parts[11 + 1].contains("\npage.views:1|c|#page:home"),
             "{said}"
         );
     });
