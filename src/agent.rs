@@ -7,7 +7,6 @@
 
 mod doors;
 mod outputs;
-mod progress;
 mod running;
 mod voice;
 
@@ -21,7 +20,6 @@ use tracing::error;
 
 use self::doors::Doors;
 use self::outputs::Outputs;
-pub use self::progress::Progress;
 use self::running::Running;
 use self::voice::{Voice, report, reporters};
 use crate::admin;
@@ -33,6 +31,7 @@ use crate::handover::{self, Inherited, Legacy};
 use crate::listen::{Ends, ListenError, Listener, Pressure, Watch};
 use crate::output::Fanout;
 use crate::output::spool::SpoolError;
+use crate::progress::Progress;
 use crate::report::Latest;
 use crate::telemetry::{ListenerCounters, OutputCounters, Telemetry};
 
@@ -159,7 +158,7 @@ pub async fn run(
     if let Some(http) = doors.http {
         let counters = http.counters();
         let exposition = Exposition::new(config, keys.clone(), &telemetry, counters, told);
-        stages.spawn(http.run(exposition, inner.clone()));
+        stages.spawn(http.run(exposition, Arc::clone(&progress), inner.clone()));
     }
     if let Some(admin) = doors.admin {
         let views = admin::Views {

@@ -68,6 +68,7 @@ mod names;
 pub mod netlink;
 pub mod netns;
 pub mod output;
+pub mod progress;
 mod rate;
 pub mod report;
 pub mod sandbox;

@@ -17,6 +17,7 @@ use crate::exposition::Exposition;
 use crate::exposition::text::Format;
 use crate::handover;
 use crate::listen::{Ends, ListenError, left, socket};
+use crate::progress::Progress;
 use crate::telemetry::HttpCounters;
 
 /// Connections that may wait to be accepted.
@@ -78,12 +79,13 @@ impl Endpoint {
     pub(crate) async fn run(
         self,
         exposition: Exposition,
+        progress: Arc<Progress>,
         ends: Ends,
     ) -> Option<handover::Listener> {
-        let exposition = Arc::new(exposition);
+        let shown = Arc::new((exposition, progress));
         let answer = move |request: Request<_>| {
-            let exposition = Arc::clone(&exposition);
-            async move { answer(&exposition, &request).await }
+            let shown = Arc::clone(&shown);
+            async move { answer(&shown.0, &shown.1, &request).await }
         };
         let counters = Arc::clone(&self.counters.doors);
         let door = Door::new("the HTTP endpoint", LIMITS, counters, answer, ends.stop);
@@ -128,7 +130,11 @@ impl Said<'_> {
 }
 
 /// Answers a request; a query or a body, if it has one, is not looked at.
-async fn answer<B>(exposition: &Exposition, request: &Request<B>) -> Answered<Response<Body>> {
+async fn answer<B>(
+    exposition: &Exposition,
+    progress: &Progress,
+    request: &Request<B>,
+) -> Answered<Response<Body>> {
     let path = request.uri().path();
     let error = |message| Said {
         r#type: "error",
@@ -156,6 +162,11 @@ async fn answer<B>(exposition: &Exposition, request: &Request<B>) -> Answered<Re
         "/readyz" if !exposition.has_ticked() => {
             let reason = error("the first tick is not done yet: nothing has been counted");
             said(StatusCode::SERVICE_UNAVAILABLE, &reason)
+        }
+        "/healthz" if progress.is_stuck() => {
+            let seconds = progress.age().as_secs();
+            let reason = format!("no tick was done in the last {seconds} s: a stage is stuck");
+            said(StatusCode::SERVICE_UNAVAILABLE, &error(&reason))
         }
         // Listeners are bound before anybody is answered, and a stage that ends takes the
         // endpoint along.
@@ -193,7 +204,7 @@ mod tests {
     use crate::flow::key::KeyHasher;
     use crate::telemetry::Telemetry;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn it_is_ready_once_the_first_tick_is_done_and_says_why_not_before() {
         let config = Config {
             report: Report {
@@ -211,9 +222,10 @@ mod tests {
             Arc::default(),
             told,
         );
+        let progress = Progress::default();
         let ask = async |path: &str| {
             let request = Request::get(path).body(()).unwrap();
-            let Ok(response) = answer(&exposition, &request).await;
+            let Ok(response) = answer(&exposition, &progress, &request).await;
             let status = response.status().as_u16();
             let Body::Whole(Some(body)) = response.into_body() else {
                 panic!("no body");
@@ -230,5 +242,11 @@ mod tests {
             ask("/readyz").await,
             (200, "{\"type\":\"fine\"}\n".to_owned())
         );
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let (status, reason) = ask("/healthz").await;
+        assert_eq!(status, 503);
+        assert!(reason.contains("no tick was done in the last 60 s"));
+        progress.beat();
+        assert_eq!(ask("/healthz").await.0, 200);
     }
 }

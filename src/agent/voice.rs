@@ -9,11 +9,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::outputs::Own;
-use super::progress::Progress;
 use super::running::Told;
 use crate::collector::Collectors;
 use crate::config::Config;
 use crate::exposition::Teller;
+use crate::progress::Progress;
 use crate::report::{Latest, Process, Reporter, SentSeries, Snapshot, resident_bytes};
 use crate::telemetry::Telemetry;
 

@@ -25,6 +25,7 @@ use crate::agent::{self, AgentError, Control, Ended};
 use crate::config::{Config, Environment};
 use crate::handover::{self, HandoverError, Inherited, Legacy, Program};
 use crate::listen::{Pressure, allow_descriptors};
+use crate::progress::Progress;
 use crate::sandbox::{self, Standing};
 
 /// Tasks run before the kernel is asked who else has something to say: where some wake each
@@ -201,13 +202,14 @@ impl Process<'_> {
         orders: &mut Orders,
     ) -> Result<(Ended, Way), CliError> {
         let control = Control {
+            progress: Arc::new(Progress::of(config.interval.0)),
             pressure: Arc::clone(&self.pressure),
             controls: self.controls.clone(),
             ..Control::default()
         };
         let Control { ends, progress, .. } = &control;
         let mut agent = pin!(agent::run(config, inherited, control.clone()));
-        let mut watchdog = Watchdog::new(config.interval.0);
+        let mut watchdog = Watchdog::new();
         let mut way = Way::InPlace;
         let mut is_ready = false;
         loop {

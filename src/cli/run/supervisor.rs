@@ -6,13 +6,8 @@ use sd_notify::NotifyState;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::debug;
 
-use crate::agent::Progress;
 use crate::config::Config;
-
-/// The daemon is stuck when no tick was done in so many of them.
-const MAX_TICKS: u32 = 3;
-/// A look at a large table takes its time.
-const LONGEST_LOOK: Duration = Duration::from_secs(10);
+use crate::progress::Progress;
 
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
@@ -44,22 +39,18 @@ pub(super) fn stopping() {
 #[derive(Debug)]
 pub(super) struct Watchdog {
     ticks: Option<Interval>,
-    longest: Duration,
 }
 
 impl Watchdog {
-    /// Of a daemon that ticks at this interval.
-    pub(super) fn new(tick: Duration) -> Self {
+    /// As often as systemd asks for.
+    pub(super) fn new() -> Self {
         // Twice as often as it must be (sd_watchdog_enabled(3)).
         let ticks = sd_notify::watchdog_enabled().map(|timeout| {
             let mut ticks = interval((timeout / 2).max(Duration::from_millis(1)));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });
-        Self {
-            ticks,
-            longest: tick * MAX_TICKS + LONGEST_LOOK,
-        }
+        Self { ticks }
     }
 
     /// Feeds it, once that is due.
@@ -70,7 +61,7 @@ impl Watchdog {
             }
             None => std::future::pending().await,
         }
-        if progress.age() <= self.longest {
+        if !progress.is_stuck() {
             tell(&[NotifyState::Watchdog]);
         }
     }

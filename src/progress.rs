@@ -6,9 +6,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Config;
+
+/// It is stuck when no tick was done in so many of them.
+const MAX_TICKS: u32 = 3;
+/// A look at a large table takes its time.
+const LONGEST_LOOK: Duration = Duration::from_secs(10);
+
 /// Told by the report, which has an answer of every collector at each tick.
 #[derive(Debug)]
 pub struct Progress {
+    tick: Duration,
     born: Instant,
     /// Milliseconds after its birth.
     beat: AtomicU64,
@@ -17,17 +25,24 @@ pub struct Progress {
 
 impl Default for Progress {
     fn default() -> Self {
+        Self::of(Config::default().interval.0)
+    }
+}
+
+impl Progress {
+    /// Of a daemon that ticks at this interval.
+    #[must_use]
+    pub fn of(tick: Duration) -> Self {
         Self {
+            tick,
             born: Instant::now(),
             beat: AtomicU64::new(0),
             ready: CancellationToken::new(),
         }
     }
-}
 
-impl Progress {
     /// A tick is done.
-    pub(super) fn beat(&self) {
+    pub(crate) fn beat(&self) {
         let age = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.beat.store(age, Ordering::Relaxed);
         self.ready.cancel();
@@ -38,6 +53,12 @@ impl Progress {
     pub fn age(&self) -> Duration {
         let beat = Duration::from_millis(self.beat.load(Ordering::Relaxed));
         self.born.elapsed().saturating_sub(beat)
+    }
+
+    /// Whether the next tick should have been done long ago.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.age() > self.tick * MAX_TICKS + LONGEST_LOOK
     }
 
     /// Waits until every listener is bound and the first tick is done.
@@ -66,5 +87,16 @@ mod tests {
         assert_eq!(progress.age(), Duration::ZERO);
         advance(Duration::from_secs(2)).await;
         assert_eq!(progress.age(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_stuck_when_three_ticks_and_a_long_look_have_brought_nothing() {
+        let progress = Progress::of(Duration::from_secs(60));
+        advance(Duration::from_secs(190)).await;
+        assert!(!progress.is_stuck());
+        advance(Duration::from_secs(1)).await;
+        assert!(progress.is_stuck());
+        progress.beat();
+        assert!(!progress.is_stuck());
     }
 }
