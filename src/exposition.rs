@@ -4,7 +4,8 @@
 //!   the names and labels of `conntrack_exporter`, from a look of their own ([`looks`]);
 //!   in the format 0.0.4 a second time with `_total` behind the name, as its
 //!   documentation has it.
-//! - `conntrack_{opened,closed,failed}_total` by remote host, `conntrack_hosts`,
+//! - `conntrack_{opened,closed,failed,bytes,packets,durations,duration_seconds}_total` by
+//!   remote host, `conntrack_hosts`,
 //!   `conntrack_hosts_folded`, `conntrack_table_*`: what the ticks told ([`totals`]).
 //! - `conntally_*`: what [`Telemetry::visit`] shows, with `_` for dots and `_total` behind
 //!   counters; microseconds as seconds, which is Prometheus' unit.

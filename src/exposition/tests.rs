@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::conntrack::KernelCounters;
-use crate::flow::{Direction, Failure, Protocol};
+use crate::flow::{Direction, Failure, Protocol, Traffic};
 use crate::hosts::select::{HostActivity, Selection};
 use crate::report::{Snapshot, TableSize};
 use crate::tally::Activity;
@@ -118,6 +118,35 @@ async fn what_ticks_told_as_increments_is_told_as_totals() {
 }
 
 #[tokio::test]
+async fn traffic_and_durations_are_told_where_they_are_asked_for() {
+    let mut busy = activity("a", Protocol::Tcp, 0, 0);
+    busy.activity.sent = Traffic {
+        bytes: 700,
+        packets: 7,
+    };
+    busy.activity.durations.push(1.5);
+    busy.activity.durations.push(0.25);
+    let mut other_way = busy.clone();
+    other_way.direction = Direction::Inbound;
+    let ticks = [snapshot(vec![busy]), snapshot(vec![other_way])];
+    let mut config = Config::default();
+    let text = exposition(&config, &ticks).text(Format::Prometheus).await;
+    assert!(!text.contains("conntrack_bytes") && !text.contains("conntrack_duration"));
+    config.report.traffic = true;
+    config.report.durations = true;
+    let text = exposition(&config, &ticks).text(Format::Prometheus).await;
+    for line in [
+        "conntrack_bytes_total{remote_host=\"a\",way=\"sent\"} 1400",
+        "conntrack_bytes_total{remote_host=\"a\",way=\"received\"} 0",
+        "conntrack_packets_total{remote_host=\"a\",way=\"sent\"} 14",
+        "conntrack_durations_total{remote_host=\"a\",protocol=\"tcp\"} 4",
+        "conntrack_duration_seconds_total{remote_host=\"a\",protocol=\"tcp\"} 3.500000",
+    ] {
+        assert_eq!(samples(&text, line), [line], "{text}");
+    }
+}
+
+#[tokio::test]
 async fn hosts_whose_ends_are_told_are_as_many_as_are_apart() {
     let mut config = Config::default();
     config.hosts.max = 2;
@@ -172,7 +201,10 @@ async fn what_the_report_leaves_out_is_not_told() {
 async fn everything(format: Format) -> String {
     let mut full = snapshot(vec![activity("a", Protocol::Tcp, 1, 1)]);
     full.kernel = KernelCounters::default().iter().collect();
-    exposition(&Config::default(), &[full]).text(format).await
+    let mut config = Config::default();
+    config.report.traffic = true;
+    config.report.durations = true;
+    exposition(&config, &[full]).text(format).await
 }
 
 #[tokio::test]

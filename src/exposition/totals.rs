@@ -7,13 +7,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::help;
-use super::text::Families;
+use super::text::{Families, Unit};
 use crate::config::Report;
-use crate::flow::{Direction, Failure, Protocol};
+use crate::flow::{Direction, Failure, Protocol, Traffic};
 use crate::hosts::Remote;
 use crate::hosts::select::HostActivity;
 use crate::report::{Snapshot, TableSize};
@@ -52,6 +53,10 @@ struct Ends {
     opened: u64,
     closed: u64,
     failed: [u64; Failure::ALL.len()],
+    sent: Traffic,
+    received: Traffic,
+    durations: u64,
+    lasted_us: u64,
 }
 
 impl Totals {
@@ -96,6 +101,12 @@ impl Totals {
         if report.rates {
             self.ends(families);
         }
+        if report.traffic {
+            self.traffic(families);
+        }
+        if report.durations {
+            self.durations(families);
+        }
         if report.table {
             self.gauge(families, "conntrack_table_entries", |of| {
                 Some(of.table?.entries)
@@ -125,28 +136,66 @@ impl Totals {
         for name in ["conntrack_opened", "conntrack_closed", "conntrack_failed"] {
             families.family(name, Kind::Count, help::of(name));
         }
-        for (netns, namespace) in &self.namespaces {
-            let hosts = namespace.hosts.iter();
-            let ends =
-                hosts.flat_map(|(name, host)| host.ends.iter().map(move |ends| (name, ends)));
-            for (host, (&(direction, protocol), ends)) in ends {
-                let (host, direction) =
-                    (("remote_host", &**host), ("direction", direction.as_str()));
-                let mut add = |name: &str, last, number| {
-                    families
-                        .family(name, Kind::Count, help::of(name))
-                        .add(labels(netns, [host, direction, last]), number);
-                };
-                let protocol = ("protocol", protocol.as_str());
-                add("conntrack_opened", protocol, ends.opened);
-                add("conntrack_closed", protocol, ends.closed);
-                for (failure, &number) in Failure::ALL.iter().zip(&ends.failed) {
-                    if number > 0 {
-                        add("conntrack_failed", ("reason", failure.as_str()), number);
-                    }
+        for (netns, host, direction, protocol, ends) in self.each() {
+            let (host, direction) = (("remote_host", host), ("direction", direction.as_str()));
+            let mut add = |name: &str, last, number| {
+                families
+                    .family(name, Kind::Count, help::of(name))
+                    .add(labels(netns, [host, direction, last]), number);
+            };
+            let protocol = ("protocol", protocol.as_str());
+            add("conntrack_opened", protocol, ends.opened);
+            add("conntrack_closed", protocol, ends.closed);
+            for (failure, &number) in Failure::ALL.iter().zip(&ends.failed) {
+                if number > 0 {
+                    add("conntrack_failed", ("reason", failure.as_str()), number);
                 }
             }
         }
+    }
+
+    fn traffic(&self, families: &mut Families) {
+        let (bytes, packets) = ("conntrack_bytes", "conntrack_packets");
+        for name in [bytes, packets] {
+            families.family(name, Kind::Count, help::of(name));
+        }
+        for (netns, host, .., ends) in self.each() {
+            for (way, of) in [("sent", ends.sent), ("received", ends.received)] {
+                for (name, number) in [(bytes, of.bytes), (packets, of.packets)] {
+                    families
+                        .family(name, Kind::Count, help::of(name))
+                        .add(labels(netns, [("remote_host", host), ("way", way)]), number);
+                }
+            }
+        }
+    }
+
+    /// Their number and their sum, of which a mean can be made.
+    fn durations(&self, families: &mut Families) {
+        let (number, seconds) = ("conntrack_durations", "conntrack_duration_seconds");
+        families.family(number, Kind::Count, help::of(number));
+        families
+            .family(seconds, Kind::Count, help::of(seconds))
+            .of(Unit::Micros);
+        for (netns, host, _, protocol, ends) in self.each() {
+            for (name, value) in [(number, ends.durations), (seconds, ends.lasted_us)] {
+                let protocol = ("protocol", protocol.as_str());
+                families
+                    .family(name, Kind::Count, help::of(name))
+                    .add(labels(netns, [("remote_host", host), protocol]), value);
+            }
+        }
+    }
+
+    /// Everything that is kept by host.
+    fn each(&self) -> impl Iterator<Item = (&NetnsName, &str, Direction, Protocol, &Ends)> {
+        self.namespaces.iter().flat_map(|(netns, namespace)| {
+            namespace.hosts.iter().flat_map(move |(name, host)| {
+                (host.ends.iter()).map(move |(&(direction, protocol), ends)| {
+                    (netns, &**name, direction, protocol, ends)
+                })
+            })
+        })
     }
 }
 
@@ -162,7 +211,15 @@ fn labels<'a, const N: usize>(
 impl Namespace {
     fn count(&mut self, of: &HostActivity, tick: u64) {
         let HostActivity { activity, .. } = of;
-        if activity.opened == 0 && activity.closed == 0 && !activity.has_failures() {
+        let (durations, lasted) = activity.durations.total();
+        let idle = Traffic::default();
+        let has_traffic = activity.sent != idle || activity.received != idle;
+        if activity.opened == 0
+            && activity.closed == 0
+            && durations == 0
+            && !activity.has_failures()
+            && !has_traffic
+        {
             return;
         }
         let host = self.hosts.entry(Arc::clone(&of.host)).or_default();
@@ -173,6 +230,10 @@ impl Namespace {
         for (sum, failed) in ends.failed.iter_mut().zip(activity.failed) {
             *sum += failed;
         }
+        ends.sent.add(activity.sent);
+        ends.received.add(activity.received);
+        ends.durations += durations;
+        ends.lasted_us += micros(lasted);
     }
 
     /// Lets those go to which nothing has happened for longest, until there are no more
@@ -192,6 +253,12 @@ impl Namespace {
             self.hosts.remove(&name);
         }
     }
+}
+
+/// Seconds as microseconds.
+fn micros(seconds: f64) -> u64 {
+    let lasted = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    u64::try_from(lasted.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Where the ticks are told.

@@ -86,12 +86,30 @@ impl Durations {
         self.more.extend_from_slice(&other.more);
     }
 
+    /// How many there were, and their sum in seconds, of samples as far as that can be told.
+    #[must_use]
+    pub fn total(&self) -> (u64, f64) {
+        self.samples().fold((0, 0.0), |(number, sum), (kept, of)| {
+            let mean =
+                kept.iter().copied().map(f64::from).sum::<f64>() / as_float(kept.len() as u64);
+            (number + of, sum + mean * as_float(of))
+        })
+    }
+
     /// Samples: the durations, and of how many each is one.
     pub fn samples(&self) -> impl Iterator<Item = (&[f32], u64)> {
         std::iter::once((&*self.kept, self.seen))
             .chain(self.more.iter().map(|(kept, seen)| (&**kept, *seen)))
             .filter(|(kept, _)| !kept.is_empty())
     }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "connections of a tick stay far below 2^52"
+)]
+const fn as_float(number: u64) -> f64 {
+    number as f64
 }
 
 #[cfg(test)]
@@ -111,6 +129,9 @@ mod tests {
         let mean = kept.iter().sum::<f32>() / 256.0;
         // Five standard errors around the middle.
         assert!((mean - 499.5).abs() < 5.0 * 288.7 / 16.0, "{mean}");
+        let (number, sum) = durations.total();
+        assert_eq!(number, 100_000);
+        assert!((sum / 100_000.0 - f64::from(mean)).abs() < 0.01, "{sum}");
     }
 
     #[test]
@@ -120,6 +141,7 @@ mod tests {
         let mut more = few.clone();
         more.add(&few);
         assert_eq!(more.samples().collect::<Vec<_>>(), [(&[1.0, 1.0][..], 2)]);
+        assert_eq!(more.total(), (2, 2.0));
         let mut many = Durations::default();
         for _ in 0..1000 {
             many.push(2.0);
