@@ -36,36 +36,57 @@ struct Line<'a, F> {
 ///
 /// Empty lines are skipped. A carriage return before the newline belongs to the
 /// line's end, as with the Agent.
-pub fn check_lines<'a>(body: &'a [u8], mut see: impl FnMut(Run<'a>)) {
-    // The run that is not shown yet, and its lines.
-    let mut run = 0..0;
-    let mut count = 0;
-    let lines = |run: &Range<usize>| body.get(run.clone()).unwrap_or_default();
-    walk(body, |line: Line<'a, ()>| {
-        let is_good = line.is_whole && line.verdict.is_ok();
-        // Else it is another kind of line, or empty ones stand between.
-        if is_good && line.begin == run.end {
-            run.end = line.end;
-            count += 1;
-            return;
+pub fn check_lines<'a>(body: &'a [u8], see: impl FnMut(Run<'a>)) {
+    let mut runs = Runs {
+        body,
+        run: 0..0,
+        count: 0,
+        see,
+    };
+    walk(body, |line| runs.take(&line));
+    runs.show();
+}
+
+/// The run that is not shown yet, and its lines.
+struct Runs<'a, F> {
+    body: &'a [u8],
+    run: Range<usize>,
+    count: u64,
+    see: F,
+}
+
+impl<'a, F: FnMut(Run<'a>)> Runs<'a, F> {
+    #[inline]
+    fn take(&mut self, line: &Line<'a, ()>) {
+        if line.is_whole && line.verdict.is_ok() && line.begin == self.run.end {
+            self.run.end = line.end;
+            self.count += 1;
+        } else {
+            self.begin_anew(line);
         }
-        if count > 0 {
-            see(Run::Lines(lines(&run), count));
+    }
+
+    /// It is another kind of line, or empty ones stand between.
+    fn begin_anew(&mut self, line: &Line<'a, ()>) {
+        self.show();
+        self.run = line.end..line.end;
+        self.count = 0;
+        match line.verdict {
+            Ok(()) if line.is_whole => {
+                self.run.start = line.begin;
+                self.count = 1;
+            }
+            Ok(()) => (self.see)(Run::Bare(line.text)),
+            Err(reason) => (self.see)(Run::Bad(line.text, reason)),
         }
-        if is_good {
-            run = line.begin..line.end;
-            count = 1;
-            return;
+    }
+
+    #[inline]
+    fn show(&mut self) {
+        if self.count > 0 {
+            let lines = self.body.get(self.run.clone()).unwrap_or_default();
+            (self.see)(Run::Lines(lines, self.count));
         }
-        run = line.end..line.end;
-        count = 0;
-        see(match line.verdict {
-            Ok(()) => Run::Bare(line.text),
-            Err(reason) => Run::Bad(line.text, reason),
-        });
-    });
-    if count > 0 {
-        see(Run::Lines(lines(&run), count));
     }
 }
 

@@ -76,6 +76,24 @@ fn check_lines_of_a_64_line_frame(bencher: Bencher<'_, '_>) {
 }
 
 #[divan::bench]
+fn check_lines_of_64_frames_of_a_line(bencher: Bencher<'_, '_>) {
+    let bodies: Vec<_> = tagged().iter().map(|line| format!("{line}\n")).collect();
+    bencher
+        .counter(ItemsCount::of_iter(&bodies))
+        .bench_local(|| {
+            let mut good = 0;
+            for body in &bodies {
+                check_lines(black_box(body.as_bytes()), |run| {
+                    if let Run::Lines(_, count) = run {
+                        good += count;
+                    }
+                });
+            }
+            good
+        });
+}
+
+#[divan::bench]
 fn bare_copy_of_a_64_line_frame(bencher: Bencher<'_, '_>) {
     let body = tagged().join("\n") + "\n";
     let mut to = vec![0; body.len()];
