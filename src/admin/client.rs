@@ -131,7 +131,7 @@ pub async fn snapshot(socket: &str) -> Result<Answer, ClientError> {
 /// When nobody listens, the socket may not be opened, or the daemon says no.
 pub(crate) async fn give(socket: &str, order: Order<'_>) -> Result<Outcome, ClientError> {
     let (method, target) = order.request();
-    read(&ask(socket, method, &target).await?.whole().await?)
+    line(&ask(socket, method, &target).await?.whole().await?)
 }
 
 async fn ask(socket: &str, method: Method, target: &str) -> Result<Answer, ClientError> {
@@ -174,12 +174,17 @@ async fn ask(socket: &str, method: Method, target: &str) -> Result<Answer, Clien
     }
 }
 
-/// Reads a line.
-///
-/// # Errors
-/// When it is none of that kind.
-pub fn read<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, ClientError> {
-    serde_json::from_slice(line)
+/// Reads lines: each as it came, with its newline, and what it says; an error for one that
+/// is none of that kind.
+pub fn read<'a, T: Deserialize<'a>>(
+    lines: &'a [u8],
+) -> impl Iterator<Item = Result<(&'a [u8], T), ClientError>> {
+    let texts = lines.split_inclusive(|&byte| byte == b'\n');
+    texts.map(|text| Ok((text, line(text)?)))
+}
+
+fn line<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(text)
         .map_err(|error| ClientError::BrokeOff(format!("a line is none: {error}")))
 }
 

@@ -98,8 +98,9 @@ async fn read(mut answer: Answer) -> Result<Vec<Row>, ClientError> {
     let mut rows = Vec::new();
     let mut is_whole = false;
     while let Some(lines) = answer.lines().await? {
-        for text in lines.split_inclusive(|&byte| byte == b'\n') {
-            match client::read(text)? {
+        for line in client::read(&lines) {
+            let (text, line) = line?;
+            match line {
                 ClientsLine::Client(client) => rows.push(Row {
                     client,
                     text: text.to_owned(),

@@ -147,8 +147,8 @@ async fn follow(mut answer: Answer, print: &mut Print<'_>) -> Result<EndLine<'st
     print.begin().map_err(CliError::Output)?;
     let mut end = None;
     while let Some(lines) = answer.lines().await? {
-        for text in lines.split_inclusive(|&byte| byte == b'\n') {
-            let line = client::read(text)?;
+        for line in client::read(&lines) {
+            let (text, line) = line?;
             if let Line::Error { message } = line {
                 return Err(ClientError::BrokeOff(message.into_owned()).into());
             }

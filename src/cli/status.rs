@@ -159,8 +159,8 @@ impl Tables {
 
     fn read(text: &[u8]) -> Result<Self, ClientError> {
         let mut tables = Self::new();
-        for line in text.split_inclusive(|&byte| byte == b'\n') {
-            match client::read(line)? {
+        for line in client::read(text) {
+            match line?.1 {
                 StatusLine::Daemon(line) => tables.daemon(&line),
                 StatusLine::Collector(line) => tables.collector(line),
                 StatusLine::Output(line) => tables.output(line),

@@ -49,6 +49,13 @@ fn tables(value: Option<&Value>) -> Option<Vec<(&str, &Table)>> {
     tables.collect()
 }
 
+fn find<'a>(tables: &[(&str, &'a Table)], address: &str) -> Option<&'a Table> {
+    let mut tables = tables.iter();
+    tables
+        .find(|(one, _)| *one == address)
+        .map(|&(_, table)| table)
+}
+
 fn by_address(
     name: &str,
     old: &[(&str, &Table)],
@@ -56,18 +63,12 @@ fn by_address(
     changes: &mut Vec<String>,
 ) {
     let before = changes.len();
-    let find = |tables: &[(&str, &Table)], address: &str| {
-        let mut tables = tables.iter();
-        tables
-            .find(|(one, _)| *one == address)
-            .map(|(_, table)| (*table).clone())
-    };
     for &(address, old) in old {
         match find(new, address) {
             None => changes.push(format!("{name} {address} is gone")),
             Some(new) => {
                 let mut keys = Vec::new();
-                compare(&format!("{name}."), old, &new, &mut keys);
+                compare(&format!("{name}."), old, new, &mut keys);
                 let keys = keys.into_iter().map(|key| format!("{key} of {address}"));
                 changes.extend(keys);
             }

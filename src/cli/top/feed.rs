@@ -117,8 +117,8 @@ async fn ask(socket: &str) -> Result<Look, ClientError> {
     let mut daemon = Daemon::default();
     let mut hosts = Vec::new();
     let text = client::status(socket).await?.whole().await?;
-    for line in text.split_inclusive(|&byte| byte == b'\n') {
-        match client::read(line)? {
+    for line in client::read(&text) {
+        match line?.1 {
             StatusLine::Daemon(line) => daemon.process = Some(line),
             StatusLine::Collector(line) => daemon.paused |= line.paused == Some(true),
             StatusLine::Output(line) => daemon.outputs.push(line),
@@ -127,8 +127,8 @@ async fn ask(socket: &str) -> Result<Look, ClientError> {
         }
     }
     let text = client::clients(socket).await?.whole().await?;
-    for line in text.split_inclusive(|&byte| byte == b'\n') {
-        if let ClientsLine::Client(line) = client::read(line)? {
+    for line in client::read(&text) {
+        if let ClientsLine::Client(line) = line?.1 {
             daemon.clients.push(line);
         }
     }
@@ -136,8 +136,8 @@ async fn ask(socket: &str) -> Result<Look, ClientError> {
     match client::snapshot(socket).await {
         Ok(answer) => {
             let text = answer.whole().await?;
-            for line in text.split_inclusive(|&byte| byte == b'\n') {
-                match client::read(line)? {
+            for line in client::read(&text) {
+                match line?.1 {
                     SnapshotLine::Host(line) => hosts.push(line.into_owned()),
                     SnapshotLine::End(end) => daemon.tick = Some(end.tick),
                     SnapshotLine::Unknown => {}

@@ -181,8 +181,8 @@ impl Model {
                 let is_new = daemon.tick != self.tick;
                 self.tick = daemon.tick;
                 self.take_hosts(hosts, is_new);
-                self.listeners = follow(&mut self.listeners, daemon.listeners, seconds, "lines");
-                self.outputs = follow(&mut self.outputs, daemon.outputs, seconds, "lines");
+                self.listeners = follow(&mut self.listeners, daemon.listeners, seconds);
+                self.outputs = follow(&mut self.outputs, daemon.outputs, seconds);
                 self.clients = daemon.clients;
             }
         }
@@ -361,7 +361,6 @@ fn follow<L: Stage>(
     before: &mut Vec<StageRow<L>>,
     lines: Vec<L>,
     seconds: Option<f64>,
-    counter: &str,
 ) -> Vec<StageRow<L>> {
     let mut next = |line: L| {
         let is_it = |row: &StageRow<L>| row.line.address() == line.address();
@@ -370,7 +369,7 @@ fn follow<L: Stage>(
         let (mut history, mut rate) = (History::default(), 0);
         if let (Some(row), Some(seconds)) = (row, seconds) {
             let counters = [&line, &row.line].map(Stage::counters);
-            let [now, then] = counters.map(|counters| counters.get(counter));
+            let [now, then] = counters.map(|counters| counters.get("lines"));
             rate = per_second(now.saturating_sub(then), seconds);
             history = row.history;
             history.push(rate);

@@ -60,8 +60,11 @@ const fn word(text: &str) -> Value<'_> {
     Value::Word(std::borrow::Cow::Borrowed(text))
 }
 
-fn some(number: Option<u32>) -> Value<'static> {
-    Value::Word(number.map_or_else(String::new, |n| n.to_string()).into())
+fn some(told: Option<impl ToString>) -> Value<'static> {
+    Value::Word(
+        told.map_or_else(String::new, |told| told.to_string())
+            .into(),
+    )
 }
 
 fn counter<'a, L: Stage>(row: &StageRow<L>, name: &str) -> Value<'a> {
@@ -75,13 +78,7 @@ pub(super) const HOSTS: [Column<HostRow>; 11] = [
     }),
     Column::new("DIRECTION", 7, |row| word(&row.line.direction)),
     Column::new("PROTO", 8, |row| word(&row.line.protocol)),
-    Column::new("PORT", 5, |row| {
-        let port = row.line.port;
-        Value::Word(
-            port.map_or_else(String::new, |port| port.to_string())
-                .into(),
-        )
-    }),
+    Column::new("PORT", 5, |row| some(row.line.port)),
     Column::toned("OPENING", 2, Tone::Attention, |row| {
         Value::Number(row.line.opening)
     }),
@@ -112,10 +109,7 @@ pub(super) const CLIENTS: [Column<ClientLine>; 11] = [
     Column::new("PROGRAM", 0, |row| word(&row.program)),
     Column::new("PID", 1, |row| some(row.pid)),
     Column::new("UID", 4, |row| some(row.uid)),
-    Column::new("REMOTE", 3, |row| {
-        let remote = row.remote.map_or_else(String::new, |to| to.to_string());
-        Value::Word(remote.into())
-    }),
+    Column::new("REMOTE", 3, |row| some(row.remote)),
     Column::new("AGE", 6, |row| Value::Span(row.age_seconds)),
     Column::new("IDLE", 5, |row| Value::Span(row.idle_seconds)),
     Column::new("FRAMES", 8, |row| Value::Number(row.frames)),

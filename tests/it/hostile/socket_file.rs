@@ -11,6 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use super::Rig;
+use super::start::printing;
 use crate::support::admin::ask;
 use crate::support::clients::framed;
 use crate::support::daemon::{Ended, Program, binary, clean, configuration, daemon};
@@ -182,17 +183,6 @@ fn the_sockets_before_are_served_for_whoever_finds_them() {
     assert_eq!(told.len(), MOST_SOCKETS, "{told:#?}");
     assert!(!socket.exists(), "left behind");
     drop(directory);
-}
-
-/// A daemon that prints what comes by a listener of this scheme.
-fn printing(scheme: &str, socket: &Path) -> String {
-    format!(
-        "[collector]\nsource = \"off\"\n\
-         [report]\ntelemetry = false\n\
-         [[listener]]\naddress = \"{scheme}://{}\"\norigin = \"none\"\n\
-         [[output]]\naddress = \"stdout:\"\n",
-        socket.display()
-    )
 }
 
 #[test]

@@ -18,10 +18,11 @@ use crate::support::tools::{find, skip};
 /// A configuration in `directory`, with a listener elsewhere.
 fn listening(directory: &Path, scheme: &str, socket: &Path) -> PathBuf {
     fs::create_dir_all(directory).unwrap();
-    configuration(directory, &body(scheme, socket))
+    configuration(directory, &printing(scheme, socket))
 }
 
-fn body(scheme: &str, socket: &Path) -> String {
+/// A daemon that prints what comes by a listener of this scheme.
+pub(super) fn printing(scheme: &str, socket: &Path) -> String {
     format!(
         "[collector]\nsource = \"off\"\n\
          [report]\ntelemetry = false\n\
@@ -170,7 +171,7 @@ fn a_stale_file_is_replaced_in_one_step_by_one_that_is_listened_on() {
         thread::scope(|scope| {
             let probing = scope.spawn(|| prober.run(&socket));
             eventually("it is tried", || prober.tries.load(Ordering::Relaxed) > 1);
-            let daemon = daemon(directory, &body(scheme, &socket));
+            let daemon = daemon(directory, &printing(scheme, &socket));
             send(scheme, &socket, b"one:1|c");
             prober.is_over.store(true, Ordering::Relaxed);
             probing.join().unwrap();
@@ -189,7 +190,7 @@ fn a_stale_file_is_replaced_where_no_name_fits_beside_it() {
     let length = 107 - directory.path().as_os_str().len() - 1;
     let socket = directory.path().join("s".repeat(length));
     drop(UnixListener::bind(&socket).unwrap());
-    let mut daemon = daemon(directory.path(), &body("unixstream", &socket));
+    let mut daemon = daemon(directory.path(), &printing("unixstream", &socket));
     send("unixstream", &socket, b"one:1|c");
     daemon.until("it is heard", |daemon| daemon.stdout.contains("one:1|c"));
     assert_eq!(daemon.stop().code, Some(0));
@@ -278,7 +279,7 @@ fn nothing_is_left_behind_where_a_start_fails() {
         directory.path(),
         &format!(
             "{}[[listener]]\naddress = \"{}\"\n",
-            body("unixstream", &socket),
+            printing("unixstream", &socket),
             receiver.address
         ),
     );
