@@ -236,8 +236,8 @@ impl Spool {
     fn write(&self, fresh: &Path, contents: &Contents) -> io::Result<()> {
         let mut file = create(fresh)?;
         let Contents { body, lines } = contents;
-        let (format, bytes, crc) = (name(self.format), body.len(), crc32fast::hash(body));
-        writeln!(file, "{MAGIC} {format} {lines} {bytes} {crc:08x}")?;
+        let (format, bytes, crc) = (name(self.format), body.len(), checksum(body));
+        writeln!(file, "{MAGIC} {format} {lines} {bytes} {crc}")?;
         file.write_all(body)?;
         file.sync_all()?;
         fs::rename(fresh, &self.path)?;
@@ -265,6 +265,11 @@ const fn name(format: Format) -> &'static str {
     }
 }
 
+/// As the head has it, and in no other way of writing.
+fn checksum(body: &[u8]) -> String {
+    format!("{:08x}", crc32fast::hash(body))
+}
+
 /// The lines, and the name of their format; or what is wrong.
 fn parse(mut bytes: Vec<u8>) -> Result<(Contents, String), &'static str> {
     const TORN: &str = "it is cut off";
@@ -279,15 +284,15 @@ fn parse(mut bytes: Vec<u8>) -> Result<(Contents, String), &'static str> {
         .ok_or("it is of another version, or no spool")?;
     let mut fields = fields.split_ascii_whitespace();
     let mut field = || fields.next().ok_or("its head is cut off");
-    let (format, lines, length, crc) = (field()?.to_owned(), field()?, field()?, field()?);
+    let (format, lines, length) = (field()?.to_owned(), field()?, field()?);
+    let crc = field()?.to_owned();
     let number = |text: &str| text.parse::<u64>().map_err(|_| "its head has no numbers");
     let (lines, length) = (number(lines)?, number(length)?);
-    let crc = u32::from_str_radix(crc, 16).map_err(|_| "its head has no checksum")?;
     bytes.drain(..=end);
     if bytes.len() as u64 != length {
         return Err(TORN);
     }
-    if crc32fast::hash(&bytes) != crc {
+    if checksum(&bytes) != crc {
         return Err("its checksum is another");
     }
     let contents = Contents::from_bytes(bytes, lines);
